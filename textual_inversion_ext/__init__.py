@@ -1,0 +1,89 @@
+"""Teach a frozen text-to-image diffusion model a new word from 3-100 pictures.
+
+Public names are resolved on first use (PEP 562), so that importing the package imports neither torch nor diffusers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# The one list of public names. The TYPE_CHECKING block below repeats it for type checkers; a test holds them equal.
+_MODULE_OF_NAME = {
+    "CheckpointError": "errors",
+    "ConceptError": "errors",
+    "ConceptSpec": "concept",
+    "ConfigError": "errors",
+    "DataError": "errors",
+    "EmbeddingFileError": "errors",
+    "ImageError": "errors",
+    "LearnedConcept": "concept",
+    "MissingDependencyError": "errors",
+    "ModelError": "errors",
+    "OutputFolderError": "errors",
+    "StorageError": "errors",
+    "TextualInversionConfig": "config",
+    "TextualInversionError": "errors",
+    "TextualInversionTrainer": "training.trainer",
+    "TrainingDiverged": "errors",
+    "TrainingInterrupted": "errors",
+    "TrainingResult": "records",
+    "contact_sheet": "pipelines.sheets",
+    "load_concept": "files",
+    "load_pipeline": "pipelines.loading",
+    "sample": "pipelines.sampling",
+    "save_concept": "files",
+}
+
+if TYPE_CHECKING:
+    from .concept import ConceptSpec as ConceptSpec
+    from .concept import LearnedConcept as LearnedConcept
+    from .config import TextualInversionConfig as TextualInversionConfig
+    from .errors import CheckpointError as CheckpointError
+    from .errors import ConceptError as ConceptError
+    from .errors import ConfigError as ConfigError
+    from .errors import DataError as DataError
+    from .errors import EmbeddingFileError as EmbeddingFileError
+    from .errors import ImageError as ImageError
+    from .errors import MissingDependencyError as MissingDependencyError
+    from .errors import ModelError as ModelError
+    from .errors import OutputFolderError as OutputFolderError
+    from .errors import StorageError as StorageError
+    from .errors import TextualInversionError as TextualInversionError
+    from .errors import TrainingDiverged as TrainingDiverged
+    from .errors import TrainingInterrupted as TrainingInterrupted
+    from .files import load_concept as load_concept
+    from .files import save_concept as save_concept
+    from .pipelines.loading import load_pipeline as load_pipeline
+    from .pipelines.sampling import sample as sample
+    from .pipelines.sheets import contact_sheet as contact_sheet
+    from .records import TrainingResult as TrainingResult
+    from .training.trainer import TextualInversionTrainer as TextualInversionTrainer
+
+__all__ = ["__version__", *_MODULE_OF_NAME]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that defines a public name, the first time the name is used.
+
+    Args:
+        name: Attribute that Python did not find in this module.
+
+    Returns:
+        The object of that name; kept in this module, so that the next access is a plain one.
+
+    Raises:
+        AttributeError: If the package has no public name like this.
+    """
+    if name not in _MODULE_OF_NAME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_MODULE_OF_NAME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the module's attributes, the ones not imported yet included."""
+    return sorted({*globals(), *_MODULE_OF_NAME})
