@@ -1,0 +1,119 @@
+"""The embedded default: a pocket-sized text-to-image world of Stable Diffusion's classes (see CARD.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textual_inversion_ext.errors import ModelError
+from textual_inversion_ext.pocket.concepts import CONCEPTS, OBJECTS, STYLES, PocketConcept
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableDiffusionPipeline
+    from PIL import Image
+    from transformers import CLIPModel, CLIPProcessor
+
+__all__ = [
+    "CONCEPTS",
+    "NAME",
+    "OBJECTS",
+    "STYLES",
+    "WEIGHTS",
+    "PocketConcept",
+    "load_clip",
+    "load_pipeline",
+    "render_concept",
+    "write_concept",
+]
+
+NAME = "pocket"  # what `pretrained_model_name_or_path` is called for this world
+WEIGHTS = Path(__file__).parent / "weights"
+GUIDANCE_SCALE = 4.0
+NUM_INFERENCE_STEPS = 30
+
+
+def _weights(part: str) -> Path:
+    folder = WEIGHTS / part
+    if not folder.is_dir():
+        raise ModelError(
+            f"The pocket weights are not at {folder}. They are part of the package: install it again, "
+            "or build them with `python -m textual_inversion_ext.pocket.build`."
+        )
+    return folder
+
+
+def load_pipeline(dtype: torch.dtype | None = None) -> StableDiffusionPipeline:
+    """Load the pocket text-to-image pipeline.
+
+    Args:
+        dtype: Of the weights; float32 when None. They are stored in float16.
+
+    Returns:
+        Pipeline on the CPU, without progress bar.
+
+    Raises:
+        ModelError: When the weights are missing.
+    """
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        _weights("pipeline"), torch_dtype=dtype or torch.float32, local_files_only=True
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def load_clip() -> tuple[CLIPModel, CLIPProcessor]:
+    """Load the pocket CLIP, whose text tower is the pipeline's text encoder.
+
+    Returns:
+        Model in float32 on the CPU, and its processor (64-pixel pictures, prompts of at most 32 tokens).
+
+    Raises:
+        ModelError: When the weights are missing.
+    """
+    import torch
+    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+    folder = _weights("clip")
+    model = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    images = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
+    return model, CLIPProcessor(images, tokenizer)
+
+
+def render_concept(name: str, count: int = 5, *, seed: int | None = None) -> list[Image.Image]:
+    """Draw the pictures of a held-out concept.
+
+    Args:
+        name: A key of `CONCEPTS`.
+        count: How many pictures.
+        seed: Other than the concept's own, for fresh pictures of the same concept.
+
+    Returns:
+        RGB pictures, 64x64.
+    """
+    from textual_inversion_ext.pocket.renderer import render
+
+    return [render(picture) for picture in CONCEPTS[name].pictures(count, seed=seed)]
+
+
+def write_concept(name: str, folder: Path) -> list[Path]:
+    """Write the pictures of a held-out concept as an ordinary image folder.
+
+    Args:
+        name: A key of `CONCEPTS`.
+        folder: Created when missing.
+
+    Returns:
+        Paths of the PNG files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index, image in enumerate(render_concept(name)):
+        path = folder / f"{index:02}.png"
+        image.save(path)
+        paths.append(path)
+    return paths

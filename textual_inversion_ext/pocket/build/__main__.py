@@ -1,0 +1,146 @@
+"""Command line of the pocket recipe."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from textual_inversion_ext.data.templates import PHOTO_TEMPLATES, STYLE_TEMPLATES
+from textual_inversion_ext.pocket.build import clip, unet, vae
+from textual_inversion_ext.pocket.build.dataset import RenderedWorld, rendered_world
+from textual_inversion_ext.pocket.build.loop import Schedule
+from textual_inversion_ext.pocket.build.tokenizer import build_tokenizer
+from textual_inversion_ext.pocket.renderer import SIDE
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+PICTURES = 36_000
+SEED = 20_221
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Build the parser."""
+    parser = argparse.ArgumentParser(prog="python -m textual_inversion_ext.pocket.build", description=__doc__)
+    parser.add_argument("--work_dir", type=Path, default=Path("pocket-build"), help="pictures and checkpoints; a second call goes on from there")
+    parser.add_argument("--output_dir", type=Path, default=WEIGHTS, help="where the finished weights go")
+    parser.add_argument("--stage", choices=("all", "render", "clip", "vae", "unet", "export"), default="all")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=2, help="processes that render")
+    parser.add_argument("--clip_steps", type=int, default=clip.SCHEDULE.steps)
+    parser.add_argument("--vae_steps", type=int, default=vae.SCHEDULE.steps)
+    parser.add_argument("--unet_steps", type=int, default=unet.SCHEDULE.steps)
+    return parser
+
+
+class Build:
+    """The stages of the recipe; each finds what the earlier ones left in the work folder.
+
+    Args:
+        arguments: Parsed command line.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.folder: Path = arguments.work_dir
+        self.device = torch.device(arguments.device)
+        self.world: RenderedWorld = rendered_world(self.folder, PICTURES, SEED, arguments.workers)
+        self.tokenizer = self._tokenizer()
+        self.ids = clip.tokenize_captions(self.tokenizer, self.world)
+
+    def _tokenizer(self) -> CLIPTokenizer:
+        captions = (text for texts in self.world.captions for text in texts)
+        templates = [t.format("thing") for t in PHOTO_TEMPLATES + STYLE_TEMPLATES for _ in range(50)]
+        return build_tokenizer([*captions, *templates])
+
+    def clip(self) -> CLIPModel:
+        """Train CLIP, or go on training it."""
+        torch.manual_seed(SEED)
+        schedule = _with_steps(clip.SCHEDULE, self.arguments.clip_steps)
+        model = clip.build_clip(self.tokenizer)
+        return clip.train_clip(model, self.world, self.ids, self.folder, self.device, schedule)
+
+    def vae(self) -> vae.AutoencoderKL:
+        """Train the VAE, or go on training it; its latents are scaled to unit variance."""
+        torch.manual_seed(SEED + 1)
+        schedule = _with_steps(vae.SCHEDULE, self.arguments.vae_steps)
+        return vae.train_vae(vae.build_vae(), self.world, self.folder, self.device, schedule)
+
+    def unet(self) -> tuple[CLIPModel, vae.AutoencoderKL, unet.UNet2DConditionModel]:
+        """Train the denoiser on what CLIP and the VAE have learned."""
+        text_clip, autoencoder = self.clip(), self.vae()
+        latents = self._latents(autoencoder)
+        autoencoder.register_to_config(scaling_factor=float(1.0 / latents.float().std()))
+        latents = (latents.float() * autoencoder.config.scaling_factor).half()
+        torch.manual_seed(SEED + 2)
+        schedule = _with_steps(unet.SCHEDULE, self.arguments.unet_steps)
+        empty = self.tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
+        model = unet.train_unet(
+            unet.build_unet(), text_tower(text_clip), latents, self.ids, empty, self.folder, self.device, schedule
+        )
+        return text_clip, autoencoder, model
+
+    def _latents(self, autoencoder: vae.AutoencoderKL) -> torch.Tensor:
+        path = self.folder / f"latents-{self.arguments.vae_steps}.pt"
+        if not path.exists():
+            torch.save(vae.encode_world(autoencoder, self.world, self.device), path)
+        return torch.load(path, weights_only=True)
+
+    def export(self) -> None:
+        """Write the finished pipeline and CLIP in half precision, in diffusers' and transformers' own formats."""
+        text_clip, autoencoder, denoiser = self.unet()
+        pipeline = StableDiffusionPipeline(
+            vae=autoencoder.cpu().half(),
+            text_encoder=text_tower(text_clip).cpu().half(),
+            tokenizer=self.tokenizer,
+            unet=denoiser.cpu().half(),
+            scheduler=DDIMScheduler(**unet.NOISE, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.save_pretrained(self.arguments.output_dir / "pipeline")
+        text_clip.cpu().half().save_pretrained(self.arguments.output_dir / "clip")
+        self.tokenizer.save_pretrained(self.arguments.output_dir / "clip")
+        image_processor().save_pretrained(self.arguments.output_dir / "clip")
+
+
+def text_tower(model: CLIPModel) -> CLIPTextModel:
+    """Copy CLIP's text tower into the class that Stable Diffusion's pipelines hold."""
+    tower = CLIPTextModel(model.config.text_config)
+    source = {n.removeprefix("text_model."): t for n, t in model.state_dict().items() if n.startswith("text_model.")}
+    prefix = "text_model." if any(n.startswith("text_model.") for n in tower.state_dict()) else ""
+    tower.load_state_dict({f"{prefix}{name}": tensor.clone() for name, tensor in source.items()})
+    return tower.eval()
+
+
+def image_processor() -> CLIPImageProcessorPil:
+    """Describe how the pocket CLIP wants its pictures."""
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": SIDE},
+        crop_size={"height": SIDE, "width": SIDE},
+        image_mean=[clip.PIXEL_MEAN] * 3,
+        image_std=[clip.PIXEL_STD] * 3,
+    )
+
+
+def _with_steps(schedule: Schedule, steps: int) -> Schedule:
+    return Schedule(
+        steps, schedule.learning_rate, schedule.weight_decay, schedule.averaging, schedule.decay_share, schedule.save_every
+    )
+
+
+def main() -> None:
+    """Run one stage, or all."""
+    arguments = make_parser().parse_args()
+    build = Build(arguments)
+    if arguments.stage in ("clip", "vae", "unet"):
+        getattr(build, arguments.stage)()
+    elif arguments.stage != "render":
+        build.export()
+
+
+if __name__ == "__main__":
+    main()
