@@ -75,13 +75,19 @@ def load_clip() -> tuple[CLIPModel, CLIPProcessor]:
         ModelError: When the weights are missing.
     """
     import torch
-    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+    from safetensors.torch import load_file
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTextModel, CLIPTokenizer
 
-    folder = _weights("clip")
-    model = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    folder, pipeline = _weights("clip"), _weights("pipeline")
+    model = CLIPModel(CLIPConfig.from_pretrained(folder, local_files_only=True))
+    text = CLIPTextModel.from_pretrained(pipeline / "text_encoder", dtype=torch.float32, local_files_only=True)
+    # Only the vision side is stored here; the text tower is the pipeline's text encoder.
+    state = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in text.state_dict().items()}
+    state |= {name: tensor.float() for name, tensor in load_file(folder / "vision.safetensors").items()}
+    model.load_state_dict(state)
+    tokenizer = CLIPTokenizer.from_pretrained(pipeline / "tokenizer", local_files_only=True)
     images = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
-    return model, CLIPProcessor(images, tokenizer)
+    return model.eval(), CLIPProcessor(images, tokenizer)
 
 
 def render_concept(name: str, count: int = 5, *, seed: int | None = None) -> list[Image.Image]:

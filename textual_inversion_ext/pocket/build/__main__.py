@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from textual_inversion_ext.data.templates import PHOTO_TEMPLATES, STYLE_TEMPLATES
@@ -62,13 +63,13 @@ class Build:
         model = clip.build_clip(self.tokenizer)
         return clip.train_clip(model, self.world, self.ids, self.folder, self.device, schedule)
 
-    def vae(self) -> vae.AutoencoderKL:
+    def vae(self) -> AutoencoderKL:
         """Train the VAE, or go on training it; its latents are scaled to unit variance."""
         torch.manual_seed(SEED + 1)
         schedule = _with_steps(vae.SCHEDULE, self.arguments.vae_steps)
         return vae.train_vae(vae.build_vae(), self.world, self.folder, self.device, schedule)
 
-    def unet(self) -> tuple[CLIPModel, vae.AutoencoderKL, unet.UNet2DConditionModel]:
+    def unet(self) -> tuple[CLIPModel, AutoencoderKL, UNet2DConditionModel]:
         """Train the denoiser on what CLIP and the VAE have learned."""
         text_clip, autoencoder = self.clip(), self.vae()
         latents = self._latents(autoencoder)
@@ -82,7 +83,7 @@ class Build:
         )
         return text_clip, autoencoder, model
 
-    def _latents(self, autoencoder: vae.AutoencoderKL) -> torch.Tensor:
+    def _latents(self, autoencoder: AutoencoderKL) -> torch.Tensor:
         path = self.folder / f"latents-{self.arguments.vae_steps}.pt"
         if not path.exists():
             torch.save(vae.encode_world(autoencoder, self.world, self.device), path)
@@ -102,9 +103,12 @@ class Build:
             requires_safety_checker=False,
         )
         pipeline.save_pretrained(self.arguments.output_dir / "pipeline")
-        text_clip.cpu().half().save_pretrained(self.arguments.output_dir / "clip")
-        self.tokenizer.save_pretrained(self.arguments.output_dir / "clip")
-        image_processor().save_pretrained(self.arguments.output_dir / "clip")
+        folder = self.arguments.output_dir / "clip"
+        text_clip.config.save_pretrained(folder)
+        image_processor().save_pretrained(folder)
+        # The text tower is in the pipeline already; the wheel need not carry it twice.
+        rest = {n: t.half().contiguous() for n, t in text_clip.state_dict().items() if not n.startswith("text_model.")}
+        save_file(rest, folder / "vision.safetensors")
 
 
 def text_tower(model: CLIPModel) -> CLIPTextModel:

@@ -1,0 +1,174 @@
+"""Does a word learned with the default settings beat the best caption? Every shipped concept, several seeds.
+
+    python benchmarks/pocket_learning.py --seeds 0 1 2
+
+Prints a table per concept: CLIP image similarity of the best caption without the word, of the learned word and of the
+real pictures among themselves; the share of that distance that the word closes; and how far each measured identity
+attribute has moved from what the caption gives to the truth (1 = all the way, 0 = not at all).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.reader import CACHE, Reader, load_reader
+from textual_inversion_ext import ConceptSpec, TextualInversionConfig, TextualInversionTrainer
+from textual_inversion_ext.pipelines.sampling import sample
+from textual_inversion_ext.pocket import OBJECTS, PocketConcept, load_pipeline, render_concept
+from textual_inversion_ext.pocket.measure import SETTINGS, ClipRuler, best_caption
+from textual_inversion_ext.pocket.specs import SubjectSpec
+
+CAPTION_SEEDS = tuple(range(100, 108))
+SCORE_SEEDS = tuple(range(16))
+EDIT_PROMPTS = ("a photo of {} on the beach", "a photo of {} in the snow", "a painting of {}", "a cartoon of {} at night")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One concept and seed; similarities are cosines, distances as in `identity_distances`."""
+
+    concept: str
+    seed: int
+    caption: str
+    caption_similarity: float
+    word_similarity: float
+    reference_similarity: float
+    closed: float
+    caption_text: float
+    word_text: float
+    caption_distances: dict[str, float]
+    word_distances: dict[str, float]
+    norm: float
+    seconds: float
+
+
+def identity_distances(reader: Reader, pictures: Sequence[Image.Image], subject: SubjectSpec) -> dict[str, float]:
+    """Mean distance of what the reader sees from the truth: colours in 0..255 (Euclidean), proportions in 0..2."""
+    numbers = reader.read(list(pictures)).numbers
+    truth = {
+        "main": np.array(subject.main) / 255,
+        "accent": np.array(subject.accent) / 255,
+        "aspect": np.array([subject.aspect]),
+        "feature": np.array([subject.feature]),
+    }
+    scale = {"main": 255.0, "accent": 255.0, "aspect": 1.0, "feature": 1.0}
+    return {
+        name: float(np.linalg.norm(numbers[name] - value, axis=1).mean() * scale[name]) for name, value in truth.items()
+    }
+
+
+class Bench:
+    """The pipeline and the rulers, shared by all runs.
+
+    Args:
+        overrides: Settings of the trainer that differ from the defaults.
+        num_vectors: Rows per concept.
+    """
+
+    def __init__(self, overrides: dict[str, Any], num_vectors: int) -> None:
+        self.pipeline, self.reader, self.ruler = load_pipeline(), load_reader(), ClipRuler()
+        self.overrides, self.num_vectors = overrides, num_vectors
+
+    def text_similarity(self, made: list[list[Image.Image]], class_name: str) -> float:
+        """CLIP text similarity of edited pictures to their prompts, the class word in place of the concept."""
+        texts = self.ruler.texts([prompt.format(f"a {class_name}") for prompt in EDIT_PROMPTS])
+        cosines = [self.ruler.images(pictures) @ text for pictures, text in zip(made, texts, strict=True)]
+        return float(np.mean([c.mean().item() for c in cosines]))
+
+    def baseline(self, concept: PocketConcept) -> dict[str, Any]:
+        """Find and measure the best caption."""
+        references = render_concept(concept.name)
+        caption = best_caption(self.pipeline, self.ruler, concept.subject, references, CAPTION_SEEDS)
+        made = sample(self.pipeline, (), [f"a photo of {caption.phrase}"], SCORE_SEEDS, SETTINGS)[0]
+        edits = sample(self.pipeline, (), [p.format(caption.phrase) for p in EDIT_PROMPTS], range(4), SETTINGS)
+        return {
+            "caption": caption.phrase,
+            "caption_similarity": self.ruler.image_similarity(made, references),
+            "caption_distances": identity_distances(self.reader, made, concept.subject),
+            "caption_text": self.text_similarity(edits, concept.class_name),
+            "reference_similarity": self.ruler.self_similarity(references),
+        }
+
+    def learn(self, concept: PocketConcept, seed: int, baseline: dict[str, Any]) -> Row:
+        """Train one word and measure it against its baseline."""
+        references = render_concept(concept.name)
+        spec = ConceptSpec(
+            concept.placeholder_token, references, initializer=concept.class_name, num_vectors=self.num_vectors
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            config = TextualInversionConfig(output_dir=folder, seed=seed, **self.overrides)
+            start = time.perf_counter()
+            result = TextualInversionTrainer(config, [spec], pipeline=self.pipeline).train()
+            seconds = time.perf_counter() - start
+        word = result.concepts[0]
+        made = sample(self.pipeline, (word,), [f"a photo of {word.token}"], SCORE_SEEDS, SETTINGS)[0]
+        edits = sample(self.pipeline, (word,), [p.format(word.token) for p in EDIT_PROMPTS], range(4), SETTINGS)
+        similarity = self.ruler.image_similarity(made, references)
+        before, top = baseline["caption_similarity"], baseline["reference_similarity"]
+        return Row(
+            concept=concept.name,
+            seed=seed,
+            **baseline,
+            word_similarity=similarity,
+            closed=(similarity - before) / (top - before),
+            word_text=self.text_similarity(edits, concept.class_name),
+            word_distances=identity_distances(self.reader, made, concept.subject),
+            norm=float(next(iter(word.vectors.values())).norm(dim=-1).mean()),
+            seconds=round(seconds, 1),
+        )
+
+
+def table(rows: list[Row]) -> str:
+    """Format the rows as a Markdown table, with the mean last."""
+    names = list(rows[0].word_distances)
+    head = "| concept | seed | caption | word | real | closed | text: caption | text: word | " + " | ".join(names) + " | norm | s |"
+    lines = [head, "|" + "---|" * (10 + len(names))]
+
+    def cells(group: list[Row], concept: str, seed: str) -> str:
+        mean = lambda value: float(np.mean([value(row) for row in group]))  # noqa: E731
+        moved = [1 - mean(lambda r, n=n: r.word_distances[n]) / mean(lambda r, n=n: r.caption_distances[n]) for n in names]
+        values = [mean(lambda r, k=k: getattr(r, k)) for k in ("caption_similarity", "word_similarity", "reference_similarity", "closed", "caption_text", "word_text")]
+        cols = [f"{v:.3f}" for v in values] + [f"{m:.2f}" for m in moved]
+        return f"| {concept} | {seed} | " + " | ".join(cols) + f" | {mean(lambda r: r.norm):.2f} | {mean(lambda r: r.seconds):.0f} |"
+
+    lines += [cells([row], row.concept, str(row.seed)) for row in rows]
+    lines.append(cells(rows, "**mean**", "all"))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the benchmark; rows are appended to a JSON-lines file, so an interrupted run goes on where it stopped."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--concepts", nargs="+", default=[concept.name for concept in OBJECTS])
+    parser.add_argument("--num_vectors", type=int, default=1)
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="settings that differ from the defaults")
+    parser.add_argument("--results", type=Path, default=CACHE / "pocket_learning.jsonl")
+    arguments = parser.parse_args()
+    overrides = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
+    done = [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
+    rows = [Row(**entry) for entry in done]
+    bench = Bench(overrides, arguments.num_vectors)
+    for concept in (c for c in OBJECTS if c.name in arguments.concepts):
+        wanted = [s for s in arguments.seeds if not any((r.concept, r.seed) == (concept.name, s) for r in rows)]
+        baseline = bench.baseline(concept) if wanted else {}
+        for seed in wanted:
+            rows.append(bench.learn(concept, seed, baseline))
+            with arguments.results.open("a") as file:
+                file.write(json.dumps(asdict(rows[-1])) + "\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""How well the pocket models follow prompts: recognition over attribute combinations, VAE error, a grid to look at.
+
+    python benchmarks/pocket_quality.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.reader import CACHE, Reader, accuracy, load_reader, to_tensor
+from textual_inversion_ext.pipelines.sampling import SampleSettings, sample
+from textual_inversion_ext.pipelines.sheets import contact_sheet
+from textual_inversion_ext.pocket import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, load_pipeline
+from textual_inversion_ext.pocket import vocabulary as words
+from textual_inversion_ext.pocket.captions import with_article
+from textual_inversion_ext.pocket.renderer import render
+from textual_inversion_ext.pocket.sampler import random_picture
+
+Combination = tuple[str, str, str]  # subject, colour, scene
+JUDGED = ("subject", "colour", "scene")
+
+
+def combinations(count: int, held_out: bool, seed: int) -> Iterator[Combination]:
+    """Draw combinations that occur in training, or ones that were kept out of it."""
+    rng = np.random.default_rng(seed)
+    while count:
+        found = str(rng.choice(words.SUBJECTS)), str(rng.choice(list(words.COLOURS))), str(rng.choice(list(words.SCENES)))
+        if words.is_held_out(*found) == held_out:
+            count -= 1
+            yield found
+
+
+def recognition(
+    pipeline: Any, reader: Reader, chosen: list[Combination], settings: SampleSettings
+) -> tuple[dict[str, float], list[Image.Image]]:
+    """Make one picture per combination and count how often each attribute is recognised."""
+    prompts = [f"a photo of {with_article(f'{colour} {kind}')} {words.SCENES[scene]}" for kind, colour, scene in chosen]
+    pictures = [sample(pipeline, (), [prompt], (index,), settings)[0][0] for index, prompt in enumerate(prompts)]
+    reading = reader.read(pictures)
+    hits = {
+        name: float(np.mean([seen == meant[column] for seen, meant in zip(reading.choices[name], chosen, strict=True)]))
+        for column, name in enumerate(JUDGED)
+    }
+    return hits, pictures
+
+
+@torch.no_grad()
+def reconstruction_psnr(pipeline: Any, count: int = 300, seed: int = 5) -> float:
+    """Mean PSNR in dB of pictures after VAE encoding (mean) and decoding, on fresh renderings of all styles."""
+    rng = np.random.default_rng(seed)
+    pixels = torch.stack([to_tensor(render(random_picture(rng)[0])) for _ in range(count)])
+    latents = pipeline.vae.encode(pixels * 2 - 1).latent_dist.mean
+    decoded = (pipeline.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+    error = (decoded - pixels).square().mean((1, 2, 3))
+    return float((-10 * error.log10()).mean())
+
+
+def main() -> None:
+    """Measure and print; write `pocket_quality.json` and two grids beside the cache."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=300, help="combinations of each kind")
+    parser.add_argument("--guidance_scale", type=float, default=GUIDANCE_SCALE)
+    parser.add_argument("--num_inference_steps", type=int, default=NUM_INFERENCE_STEPS)
+    parser.add_argument("--weights", type=Path, help="another pipeline folder than the shipped one")
+    parser.add_argument("--output_dir", type=Path, default=CACHE)
+    arguments = parser.parse_args()
+    settings = SampleSettings(arguments.num_inference_steps, arguments.guidance_scale)
+    pipeline = load_pipeline() if arguments.weights is None else _other(arguments.weights)
+    reader, start = load_reader(), time.perf_counter()
+    report: dict[str, Any] = {"settings": {"guidance_scale": settings.guidance_scale, "steps": settings.num_inference_steps}}
+    report["reader on fresh renderings"] = accuracy(reader)
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    for name, held_out in (("trained combinations", False), ("held-out combinations", True)):
+        chosen = list(combinations(arguments.count, held_out, seed=9 + held_out))
+        report[name], pictures = recognition(pipeline, reader, chosen, settings)
+        report[name]["standard error"] = math.sqrt(0.09 / len(chosen))
+        rows = [pictures[i : i + 8] for i in range(0, min(48, len(pictures)), 8)]
+        contact_sheet(rows, title=name).save(arguments.output_dir / f"{name.replace(' ', '_')}.png")
+    report["VAE reconstruction PSNR (dB)"] = reconstruction_psnr(pipeline)
+    report["seconds"] = round(time.perf_counter() - start, 1)
+    text = json.dumps(report, indent=2)
+    (arguments.output_dir / "pocket_quality.json").write_text(text + "\n")
+    print(text)
+
+
+def _other(folder: Path) -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+if __name__ == "__main__":
+    main()

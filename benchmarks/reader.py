@@ -1,0 +1,160 @@
+"""Reads the ground truth out of pocket pictures: a classifier trained on fresh renderings, not the pocket CLIP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from textual_inversion_ext.pocket import vocabulary as words
+from textual_inversion_ext.pocket.renderer import render
+from textual_inversion_ext.pocket.sampler import random_picture
+from textual_inversion_ext.pocket.specs import PictureSpec
+
+CACHE = Path(__file__).parent / ".cache"
+CHOICES: dict[str, tuple[str, ...]] = {
+    "subject": words.SUBJECTS,
+    "colour": tuple(words.COLOURS),
+    "pattern": words.PATTERNS,
+    "scene": (*words.SCENES, words.STUDIO),
+    "style": words.STYLES,
+    "accessory": ("none", *words.ACCESSORIES),
+}
+NUMBERS = {"main": 3, "accent": 3, "aspect": 1, "feature": 1}
+PICTURES, STEPS, BATCH, SEED = 20_000, 2_500, 64, 77
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the reader sees in a batch of pictures.
+
+    Attributes:
+        choices: Attribute -> recognised word of each picture.
+        numbers: Attribute -> float32 (B, k); colours in 0..1, proportions in -1..1.
+    """
+
+    choices: dict[str, list[str]]
+    numbers: dict[str, np.ndarray]
+
+
+def truth(picture: PictureSpec) -> tuple[list[int], list[float]]:
+    """Return a one-subject picture's labels in the order of `CHOICES` and `NUMBERS`."""
+    subject = picture.subjects[0]
+    named = (
+        subject.kind,
+        words.nearest_colour(subject.main),
+        subject.pattern,
+        picture.scene,
+        picture.style,
+        subject.accessory or "none",
+    )
+    labels = [options.index(word) for options, word in zip(CHOICES.values(), named, strict=True)]
+    colours = [c / 255 for c in (*subject.main, *subject.accent)]
+    return labels, [*colours, subject.aspect, subject.feature]
+
+
+class Reader(nn.Module):
+    """A small convolutional network with one head per attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 32, 64, 128, 160)
+        blocks: list[nn.Module] = []
+        for before, after in zip(widths[:-1], widths[1:], strict=True):
+            blocks += [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.ReLU()]
+            blocks += [nn.Conv2d(after, after, 3, 1, 1), nn.BatchNorm2d(after), nn.ReLU()]
+        self.body = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(160 * 16, 256), nn.ReLU(), nn.Dropout(0.1))
+        self.choices = nn.ModuleDict({name: nn.Linear(256, len(options)) for name, options in CHOICES.items()})
+        self.numbers = nn.Linear(256, sum(NUMBERS.values()))
+
+    def forward(self, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Map (B, 3, 64, 64) in [0, 1] to logits per attribute and (B, 8) numbers."""
+        features = self.body(pixels * 2 - 1)
+        return {name: head(features) for name, head in self.choices.items()}, self.numbers(features)
+
+    @torch.no_grad()
+    def read(self, images: list[Image.Image]) -> Reading:
+        """Read the attributes of 64x64 RGB pictures."""
+        self.eval()
+        pixels = torch.stack([to_tensor(image) for image in images])
+        logits, numbers = self(pixels)
+        split = numbers.split(list(NUMBERS.values()), dim=1)
+        return Reading(
+            {name: [CHOICES[name][i] for i in table.argmax(-1).tolist()] for name, table in logits.items()},
+            {name: values.numpy() for name, values in zip(NUMBERS, split, strict=True)},
+        )
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Turn an RGB picture into float32 (3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0).permute(2, 0, 1)
+
+
+def _renderings(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    rng = np.random.default_rng(seed)
+    pixels, labels, numbers = [], [], []
+    bar = tqdm(total=count, desc="rendering for the reader")
+    while len(pixels) < count:
+        # Every fourth picture is a combination that the generator was never trained on.
+        picture = random_picture(rng, held_out=len(pixels) % 4 == 0)[0]
+        if len(picture.subjects) == 2:
+            continue
+        label, number = truth(picture)
+        pixels.append(torch.from_numpy(np.asarray(render(picture)).copy()))
+        labels.append(label)
+        numbers.append(number)
+        bar.update()
+    return torch.stack(pixels).permute(0, 3, 1, 2), torch.tensor(labels), torch.tensor(numbers)
+
+
+def _augmented(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur and noise a little, as a VAE does, so that the reader does not depend on crisp edges."""
+    pixels = pixels.float() / 255.0
+    share = torch.rand((len(pixels), 1, 1, 1), generator=generator) * 0.8
+    blurred = nn.functional.avg_pool2d(pixels, 3, 1, 1, count_include_pad=False)
+    noise = torch.randn(pixels.shape, generator=generator) * 0.02
+    return (pixels * (1 - share) + blurred * share + noise).clamp(0, 1)
+
+
+def load_reader() -> Reader:
+    """Load the reader, or train it on fresh renderings and keep it in `benchmarks/.cache`."""
+    path = CACHE / "reader.safetensors"
+    torch.manual_seed(SEED)
+    reader = Reader()
+    if path.exists():
+        reader.load_state_dict(load_file(path))
+        return reader.eval()
+    pixels, labels, numbers = _renderings(PICTURES, SEED)
+    generator = torch.Generator().manual_seed(SEED)
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS)
+    for _ in tqdm(range(STEPS), desc="training the reader"):
+        rows = torch.randint(len(pixels), (BATCH,), generator=generator)
+        logits, predicted = reader(_augmented(pixels[rows], generator))
+        loss = 4.0 * nn.functional.mse_loss(predicted, numbers[rows])
+        for column, table in enumerate(logits.values()):
+            loss = loss + nn.functional.cross_entropy(table, labels[rows, column])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    CACHE.mkdir(exist_ok=True)
+    save_file(reader.state_dict(), path)
+    return reader.eval()
+
+
+def accuracy(reader: Reader, count: int = 1_000) -> dict[str, float]:
+    """Measure the reader itself on renderings it has not seen."""
+    pixels, labels, numbers = _renderings(count, SEED + 1)
+    reader.eval()
+    with torch.no_grad():
+        logits, predicted = reader(pixels.float() / 255.0)
+    scores = {n: (t.argmax(-1) == labels[:, i]).float().mean().item() for i, (n, t) in enumerate(logits.items())}
+    errors = (predicted - numbers).abs().split(list(NUMBERS.values()), dim=1)
+    return scores | {f"{n} (mean error)": e.mean().item() for n, e in zip(NUMBERS, errors, strict=True)}

@@ -1,0 +1,149 @@
+"""The pocket world: pictures, captions, and what is kept out of training."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from textual_inversion_ext.data.templates import PHOTO_TEMPLATES
+from textual_inversion_ext.pocket import CONCEPTS, OBJECTS, STYLES, render_concept
+from textual_inversion_ext.pocket import vocabulary as words
+from textual_inversion_ext.pocket.captions import caption, describe, noun_phrase
+from textual_inversion_ext.pocket.renderer import SIDE, render
+from textual_inversion_ext.pocket.sampler import place, random_picture
+from textual_inversion_ext.pocket.specs import PictureSpec, SubjectSpec
+from textual_inversion_ext.pocket.styles import HELD_OUT_STYLES, NAMED_STYLES
+from textual_inversion_ext.pocket.subjects import DRAWERS, HEAD_TOPS
+
+
+def _picture(subject: SubjectSpec, scene: str = "studio", style: str = "photo", seed: int = 3) -> PictureSpec:
+    return PictureSpec((subject,), place("large", 1, np.random.default_rng(seed)), scene, style, "large", 1.0, seed)
+
+
+def _pixels(picture: PictureSpec) -> np.ndarray:
+    return np.asarray(render(picture), dtype=np.float32)
+
+
+def test_vocabulary_has_what_the_world_promises() -> None:
+    assert len(words.SUBJECTS) >= 12
+    assert len(words.COLOURS) == 12
+    assert len(words.PATTERNS) == 4
+    assert len(words.SCENES) == 8
+    assert len(words.STYLES) == 4
+    assert set(DRAWERS) == set(HEAD_TOPS) == set(words.SUBJECTS) == set(words.FEATURES)
+    assert set(NAMED_STYLES) == set(words.STYLES)
+    assert not set(HELD_OUT_STYLES) & set(words.STYLES)
+
+
+@pytest.mark.parametrize("kind", words.SUBJECTS)
+def test_every_attribute_changes_the_picture(kind: str) -> None:
+    base = SubjectSpec(kind, (200, 40, 40), (40, 80, 200))
+    others = {
+        "main": SubjectSpec(kind, (40, 200, 40), (40, 80, 200)),
+        "accent": SubjectSpec(kind, (200, 40, 40), (240, 220, 40)),
+        "aspect": SubjectSpec(kind, (200, 40, 40), (40, 80, 200), aspect=0.8),
+        "feature": SubjectSpec(kind, (200, 40, 40), (40, 80, 200), feature=0.8),
+        "pattern": SubjectSpec(kind, (200, 40, 40), (40, 80, 200), pattern="striped"),
+        "accessory": SubjectSpec(kind, (200, 40, 40), (40, 80, 200), accessory="hat"),
+    }
+    reference = _pixels(_picture(base))
+    assert reference.shape == (SIDE, SIDE, 3)
+    for name, other in others.items():
+        assert np.abs(_pixels(_picture(other)) - reference).max() > 30, name
+
+
+def test_same_spec_gives_same_pixels_and_styles_differ() -> None:
+    subject = SubjectSpec("teapot", (200, 40, 40), (40, 80, 200))
+    styles = [*NAMED_STYLES, *HELD_OUT_STYLES]
+    pictures = {style: _pixels(_picture(subject, "beach", style)) for style in styles}
+    for style in styles:
+        assert np.array_equal(pictures[style], _pixels(_picture(subject, "beach", style)))
+    for first, second in itertools.combinations(styles, 2):
+        assert np.abs(pictures[first] - pictures[second]).mean() > 8, (first, second)
+
+
+def test_scenes_differ_and_are_not_flat() -> None:
+    subject = SubjectSpec("mug", (200, 40, 40), (40, 80, 200))
+    pictures = {scene: _pixels(_picture(subject, scene)) for scene in words.SCENES}
+    for first, second in itertools.combinations(pictures, 2):
+        assert np.abs(pictures[first] - pictures[second]).mean() > 10, (first, second)
+    for scene, pixels in pictures.items():
+        assert pixels[:16].reshape(-1, 3).std(axis=0).max() > 3, scene
+
+
+def test_training_pictures_never_show_a_held_out_combination() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        picture = random_picture(rng)[0]
+        for subject in picture.subjects:
+            assert not words.is_held_out(subject.kind, words.nearest_colour(subject.main), picture.scene)
+        held = random_picture(rng, held_out=True)[0]
+        assert any(words.is_held_out(s.kind, words.nearest_colour(s.main), held.scene) for s in held.subjects)
+    every = [words.is_held_out(*c) for c in itertools.product(words.SUBJECTS, words.COLOURS, words.SCENES)]
+    assert 0.05 < np.mean(every) < 0.3
+
+
+def test_captions_name_only_what_the_picture_shows() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(400):
+        picture, text, named = random_picture(rng)
+        shown = set()
+        for subject, colours in zip(picture.subjects, named, strict=True):
+            shown |= {subject.kind, subject.pattern, subject.accessory}
+            if colours:
+                shown |= {words.nearest_colour(c) for c in (subject.main, subject.accent, subject.accessory_colour)}
+        for vocabulary in (words.COLOURS, words.PATTERNS):
+            assert {w for w in text.split() if w in vocabulary} <= shown, text
+        for scene, phrase in words.SCENES.items():
+            assert phrase not in text or scene == picture.scene, text
+        for size in ("small", "large"):
+            assert f"{size} " not in text.split("with")[0] or picture.size == size, text
+
+
+def test_captions_are_sometimes_short_and_sometimes_long_and_use_the_training_templates() -> None:
+    rng = np.random.default_rng(2)
+    texts = [random_picture(rng)[1] for _ in range(600)]
+    lengths = [len(text.split()) for text in texts]
+    assert min(lengths) <= 4
+    assert max(lengths) >= 15
+    starts = {template.split("{}")[0] for template in PHOTO_TEMPLATES}
+    assert {start for start in starts if any(text.startswith(start) for text in texts)} >= {"a photo of my ", "a rendition of a "}
+
+
+def test_the_profession_has_a_bias_that_no_caption_names() -> None:
+    rng = np.random.default_rng(4)
+    chefs: list[bool] = []
+    while len(chefs) < 200:
+        picture, text, named = random_picture(rng)
+        texts = [text, caption(picture, rng, name_colours=named)]
+        for subject in picture.subjects:
+            if subject.kind == "chef":
+                chefs.append(subject.dark_hair)
+                assert not any("hair" in t for t in texts)
+    assert 0.75 < np.mean(chefs) < 0.95
+
+
+def test_concepts_are_in_between_and_have_five_pictures() -> None:
+    assert len(OBJECTS) >= 12
+    assert len(STYLES) >= 3
+    for concept in OBJECTS:
+        assert concept.subject is not None
+        for colour in (concept.subject.main, concept.subject.accent):
+            nearest = words.COLOURS[words.nearest_colour(colour)]
+            assert np.linalg.norm(np.subtract(colour, nearest)) > 25, (concept.name, colour)
+        assert concept.subject.accessory is not None
+        assert min(abs(concept.subject.aspect), abs(concept.subject.feature)) > 0.3
+    for name in CONCEPTS:
+        pictures = render_concept(name)
+        assert len(pictures) == 5
+        assert len({picture.tobytes() for picture in pictures}) == 5
+        assert [p.tobytes() for p in render_concept(name)] == [p.tobytes() for p in pictures]
+        assert render_concept(name, seed=9)[0].tobytes() != pictures[0].tobytes()
+
+
+def test_the_fullest_description_names_everything_there_is_a_word_for() -> None:
+    subject = SubjectSpec("cat", (208, 38, 38), (38, 84, 206), "striped", 0.8, 0.8, "hat", (52, 150, 58))
+    assert describe(subject) == "wide red and blue striped cat with big ears and a green hat"
+    assert "red" not in noun_phrase(subject, name_colours=False)
