@@ -79,7 +79,7 @@ def load_clip() -> tuple[CLIPModel, CLIPProcessor]:
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTextModel, CLIPTokenizer
 
     folder, pipeline = _weights("clip"), _weights("pipeline")
-    model = CLIPModel(CLIPConfig.from_pretrained(folder, local_files_only=True))
+    model = CLIPModel(CLIPConfig.from_pretrained(folder, local_files_only=True)).float()
     text = CLIPTextModel.from_pretrained(pipeline / "text_encoder", dtype=torch.float32, local_files_only=True)
     # Only the vision side is stored here; the text tower is the pipeline's text encoder.
     state = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in text.state_dict().items()}

@@ -25,11 +25,12 @@ SEED = 20_221
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser."""
     parser = argparse.ArgumentParser(prog="python -m textual_inversion_ext.pocket.build", description=__doc__)
-    parser.add_argument("--work_dir", type=Path, default=Path("pocket-build"), help="pictures and checkpoints; a second call goes on from there")
+    parser.add_argument("--work_dir", type=Path, default=Path("pocket-build"), help="pictures and checkpoints; a second call goes on there")
     parser.add_argument("--output_dir", type=Path, default=WEIGHTS, help="where the finished weights go")
     parser.add_argument("--stage", choices=("all", "render", "clip", "vae", "unet", "export"), default="all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="training pictures to render, in steps of 500")
     parser.add_argument("--clip_steps", type=int, default=clip.SCHEDULE.steps)
     parser.add_argument("--vae_steps", type=int, default=vae.SCHEDULE.steps)
     parser.add_argument("--unet_steps", type=int, default=unet.SCHEDULE.steps)
@@ -47,7 +48,7 @@ class Build:
         self.arguments = arguments
         self.folder: Path = arguments.work_dir
         self.device = torch.device(arguments.device)
-        self.world: RenderedWorld = rendered_world(self.folder, PICTURES, SEED, arguments.workers)
+        self.world: RenderedWorld = rendered_world(self.folder, arguments.pictures, SEED, arguments.workers)
         self.tokenizer = self._tokenizer()
         self.ids = clip.tokenize_captions(self.tokenizer, self.world)
 

@@ -1,0 +1,91 @@
+"""The recipe of the pocket weights: resumable, and its export is a plain diffusers pipeline."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from textual_inversion_ext import pocket
+from textual_inversion_ext.data.templates import PHOTO_TEMPLATES, STYLE_TEMPLATES
+from textual_inversion_ext.pocket import vocabulary as words
+from textual_inversion_ext.pocket.build import __main__ as command
+from textual_inversion_ext.pocket.build.loop import Schedule, Training
+
+
+class _Cut(Exception):
+    """Stands for the power going off."""
+
+
+def _train(folder: Path, cut_at: int | None = None) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    training = Training("toy", model, Schedule(steps=9, learning_rate=0.1, save_every=2), folder)
+
+    def loss_of(step: int) -> Tensor:
+        if step == cut_at:
+            raise _Cut
+        return model(torch.randn(4, 3, generator=torch.Generator().manual_seed(step))).square().mean()
+
+    training.run(loss_of)
+    return {name: value.clone() for name, value in training.use_average().state_dict().items()}
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = _train(tmp_path / "whole")
+    with pytest.raises(_Cut):
+        _train(tmp_path / "parts", cut_at=7)
+    resumed = _train(tmp_path / "parts")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    states = [load_file(tmp_path / name / "toy.safetensors") for name in ("whole", "parts")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole build of a few steps."""
+    folder = tmp_path_factory.mktemp("build")
+    arguments = ["--work_dir", folder / "work", "--output_dir", folder / "weights", "--pictures", "500", "--workers", "1"]
+    arguments += ["--device", "cpu", "--clip_steps", "2", "--vae_steps", "2", "--unet_steps", "2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["build", *map(str, arguments)])
+        command.main()
+        first = {path.name: path.read_bytes() for path in (folder / "weights").rglob("*.safetensors")}
+        command.main()  # Everything is done already; the second call only exports again.
+        assert first == {path.name: path.read_bytes() for path in (folder / "weights").rglob("*.safetensors")}
+    return folder / "weights"
+
+
+def test_the_export_loads_in_plain_diffusers(built: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(built / "pipeline", torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline("a red cat", num_inference_steps=2).images[0].size == (64, 64)
+    tensors = itertools.chain.from_iterable(load_file(path).values() for path in built.rglob("*.safetensors"))
+    assert {tensor.dtype for tensor in tensors} == {torch.float16}
+
+
+def test_every_word_of_the_world_is_one_token(built: Path) -> None:
+    tokenizer = StableDiffusionPipeline.from_pretrained(built / "pipeline", torch_dtype=torch.float32).tokenizer
+    templates = " ".join(PHOTO_TEMPLATES + STYLE_TEMPLATES).replace("{}", "").replace("-", " ").split()
+    scenes = " ".join(words.SCENES.values()).split()
+    everything = {*words.SUBJECTS, *words.COLOURS, *words.PATTERNS[1:], *scenes, *words.STYLES, *words.ACCESSORIES}
+    everything |= {*words.FEATURES.values(), "tall", "wide", "big", "small", "large", *templates}
+    assert {word for word in everything if len(tokenizer.tokenize(word)) != 1} == set()
+
+
+def test_clip_and_the_pipeline_share_the_text_tower(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pocket, "WEIGHTS", built)
+    pipeline, (clip, processor) = pocket.load_pipeline(), pocket.load_clip()
+    inputs = processor.tokenizer(["a red cat on the beach"], padding="max_length", return_tensors="pt")
+    states = clip.text_model(input_ids=inputs["input_ids"]).last_hidden_state
+    assert torch.equal(states, pipeline.text_encoder(inputs["input_ids"]).last_hidden_state)
+    pixels = processor.image_processor(pocket.render_concept("mochi"), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (5, 3, 64, 64)

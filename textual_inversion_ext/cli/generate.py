@@ -1,0 +1,192 @@
+"""``textual-inversion generate``: pictures and a contact sheet from learned words."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textual_inversion_ext import __version__
+from textual_inversion_ext.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from textual_inversion_ext.concept import LearnedConcept
+    from textual_inversion_ext.pipelines.sampling import SampleSettings
+
+HELP = "Make pictures with learned words: one per prompt and seed, and a contact sheet."
+
+logger = logging.getLogger(__name__)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's flags.
+
+    Args:
+        parser: The verb's parser.
+    """
+    many: dict[str, Any] = {"nargs": "+", "action": "extend"}
+    parser.add_argument(
+        "--concept", **many, default=None, metavar="PATH", help="Run folder or embedding file; several."
+    )
+    parser.add_argument("--prompt", **many, required=True, metavar="TEXT", help="Prompt; give several in quotes.")
+    parser.add_argument(
+        "--seed", "--seeds", dest="seeds", **many, type=int, default=None, help="Seeds. Default: 0 1 2 3."
+    )
+    parser.add_argument("--negative_prompt", default="", metavar="TEXT", help="What the pictures should not show.")
+    parser.add_argument(
+        "--num_inference_steps", type=int, default=50, metavar="N", help="Denoising steps. Default: 50."
+    )
+    parser.add_argument(
+        "--guidance_scale", type=float, default=7.5, metavar="X", help="Guidance; 1 is off. Default: 7.5."
+    )
+    parser.add_argument("--width", type=int, default=None, help="Default: the model's own.")
+    parser.add_argument("--height", type=int, default=None, help="Default: the model's own.")
+    parser.add_argument("--batch_size", type=int, default=4, metavar="N", help="Pictures at a time. Default: 4.")
+    parser.add_argument("--output_dir", default="generated", metavar="DIR", help="Default: generated.")
+    parser.add_argument(
+        "--pretrained_model_name_or_path",
+        default=None,
+        metavar="MODEL",
+        help="Model: Hub id, folder, or 'pocket'. Default: the one the words were learned on.",
+    )
+    parser.add_argument("--revision", default=None, help="Revision of the model on the Hub.")
+    parser.add_argument("--variant", default=None, help="Variant of the weight files, for example fp16.")
+    parser.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], default="no", help="Default: no.")
+    parser.add_argument("--device", default=None, help="For example cuda or cpu. Default: the best there is.")
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Make the pictures.
+
+    Args:
+        flags: The parsed flags.
+
+    Raises:
+        ConfigError: A value is not allowed.
+    """
+    seeds = flags.seeds or [0, 1, 2, 3]
+    if min(seeds) < 0:
+        raise ConfigError(f"--seed is {min(seeds)}; seeds are whole numbers from 0 on.")
+    if (flags.width is None) != (flags.height is None):
+        raise ConfigError("Give both --width and --height, or neither.")
+    from textual_inversion_ext.files import load_concept
+    from textual_inversion_ext.pipelines.loading import load_pipeline
+    from textual_inversion_ext.pipelines.sampling import SampleSettings, sample
+    from textual_inversion_ext.pipelines.sheets import contact_sheet
+
+    settings = SampleSettings(
+        num_inference_steps=flags.num_inference_steps,
+        guidance_scale=flags.guidance_scale,
+        negative_prompt=flags.negative_prompt,
+        size=None if flags.width is None else (flags.width, flags.height),
+        batch_size=flags.batch_size,
+    )
+    concepts = [load_concept(file) for path in flags.concept or [] for file in concept_files(Path(path))]
+    model = flags.pretrained_model_name_or_path or common_model(concepts)
+    _mention_unused(concepts, flags.prompt)
+    device, dtype = _placement(flags.device, flags.mixed_precision)
+    pipeline = load_pipeline(model, revision=flags.revision, variant=flags.variant, dtype=dtype, device=device)
+    pictures = sample(pipeline, concepts, flags.prompt, seeds, settings)
+    folder = Path(flags.output_dir)
+    for number, (prompt, row) in enumerate(zip(flags.prompt, pictures, strict=True)):
+        for seed, picture in zip(seeds, row, strict=True):
+            facts = {**vars(flags), "prompt": prompt, "seed": seed, "model": model}
+            _write_png(picture, folder / f"prompt-{number:02d}_seed-{seed}.png", _png_facts(facts, concepts, settings))
+    sheet = contact_sheet(pictures, row_labels=flags.prompt, column_labels=[f"seed {seed}" for seed in seeds])
+    _write_png(sheet, folder / "contact_sheet.png", {})
+    logger.info("Wrote %d pictures and %s", len(flags.prompt) * len(seeds), folder / "contact_sheet.png")
+
+
+def concept_files(path: Path) -> list[Path]:
+    """The embedding files that a ``--concept`` stands for.
+
+    Args:
+        path: A file, the folder of a run with one concept, or that of a run with several.
+
+    Returns:
+        One path per concept.
+    """
+    if not path.is_dir() or (path / "learned_embeds.safetensors").is_file():
+        return [path]
+    inside = sorted(path.glob("*/learned_embeds.safetensors"))
+    return inside or [path]
+
+
+def common_model(concepts: Sequence[LearnedConcept]) -> str:
+    """The model on which the concepts were learned.
+
+    Args:
+        concepts: The concepts.
+
+    Returns:
+        Its name or path.
+
+    Raises:
+        ConfigError: The files do not name one model.
+    """
+    models = sorted({concept.metadata.get("base_model", "") for concept in concepts} - {""})
+    if len(models) == 1:
+        return models[0]
+    if not models:
+        raise ConfigError(
+            "No file says on which model it was learned; name the model: --pretrained_model_name_or_path."
+        )
+    raise ConfigError(
+        f"The words were learned on several models ({', '.join(models)}); choose one: --pretrained_model_name_or_path."
+    )
+
+
+def _mention_unused(concepts: Sequence[LearnedConcept], prompts: Sequence[str]) -> None:
+    text = " ".join(prompts).casefold()
+    for concept in concepts:
+        if concept.token.casefold() not in text:
+            logger.warning("notice: no prompt uses %s; write it exactly like that.", concept.token)
+
+
+def _placement(device: str | None, precision: str) -> tuple[torch.device, torch.dtype]:
+    import torch
+    from accelerate import PartialState
+
+    try:
+        place = torch.device(device) if device else PartialState().device
+    except RuntimeError as error:
+        raise ConfigError(f"--device is {device!r}: {error}") from error
+    return place, {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+
+
+def _png_facts(
+    facts: dict[str, object], concepts: Sequence[LearnedConcept], settings: SampleSettings
+) -> dict[str, str]:
+    """Text chunks that say how a picture was made, each readable by itself."""
+    told = {
+        "prompt": facts["prompt"],
+        "negative_prompt": settings.negative_prompt,
+        "seed": facts["seed"],
+        "num_inference_steps": settings.num_inference_steps,
+        "guidance_scale": settings.guidance_scale,
+        "mixed_precision": facts["mixed_precision"],
+        "model": facts["model"],
+        "concepts": json.dumps([concept.token for concept in concepts], ensure_ascii=False),
+        "Software": f"textual-inversion-ext {__version__}",
+    }
+    return {name: str(value) for name, value in told.items()}
+
+
+def _write_png(picture: Image.Image, file: Path, facts: dict[str, str]) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    from textual_inversion_ext.atomic import atomic_write
+
+    info = PngInfo()
+    for name, value in facts.items():
+        info.add_itxt(name, value)  # International text: prompts are not always Latin.
+    data = io.BytesIO()
+    picture.save(data, "PNG", pnginfo=info)
+    atomic_write(file, data.getvalue())

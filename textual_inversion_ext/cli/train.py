@@ -1,0 +1,59 @@
+"""``textual-inversion train``: learn one or several new words."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from typing import TYPE_CHECKING
+
+from textual_inversion_ext.cli.parser import add_train_flags, read_train_flags
+
+if TYPE_CHECKING:
+    from textual_inversion_ext.config import TextualInversionConfig
+    from textual_inversion_ext.records import TrainingResult
+
+HELP = "Learn a new word from pictures. Flags carry the names of diffusers' textual_inversion.py."
+
+logger = logging.getLogger(__name__)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's flags.
+
+    Args:
+        parser: The verb's parser.
+    """
+    add_train_flags(parser)
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Train, then say where the files are.
+
+    Args:
+        flags: The parsed flags.
+    """
+    command = read_train_flags(flags)
+    for notice in command.notices:
+        logger.info("notice: %s", notice)
+    from textual_inversion_ext.training.trainer import TextualInversionTrainer
+
+    result = TextualInversionTrainer(command.config, command.concepts).train()
+    logger.info(summary(command.config, result))
+
+
+def summary(config: TextualInversionConfig, result: TrainingResult) -> str:
+    """What to tell the user at the end of a run.
+
+    Args:
+        config: The run's settings.
+        result: Its result.
+
+    Returns:
+        A few lines of text.
+    """
+    tokens = " ".join(concept.token for concept in result.concepts)
+    lines = [
+        f"Learned {tokens} in {max(result.steps.values())} steps, {result.seconds:.0f} s. Files are in {config.output_dir}",
+        f'Try: textual-inversion generate --concept {config.output_dir} --prompt "a photo of {tokens.split()[0]}"',
+    ]
+    return "\n".join(lines)
