@@ -1,0 +1,1 @@
+"""From whatever a user calls "my pictures" to tensors: sources -> samples -> transforms -> resident training set."""
