@@ -1,0 +1,203 @@
+"""Tiny real pipelines, built in memory in hundredths of a second: no test needs a network or a file of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from textual_inversion_ext.concept import ConceptSpec
+from textual_inversion_ext.config import TextualInversionConfig
+from textual_inversion_ext.data.resident import ResidentSet, build_resident_set
+from textual_inversion_ext.data.sources import collect_samples
+from textual_inversion_ext.families import FamilyAdapter, adapter_for
+from textual_inversion_ext.initializers import resolve
+from textual_inversion_ext.parametrizations import FreeRows, UpdateSettings
+from textual_inversion_ext.records import StepLog
+from textual_inversion_ext.tokens import prompt_encoders
+from textual_inversion_ext.training.draws import DrawSource
+from textual_inversion_ext.training.step import TrainingStep
+
+MAX_LENGTH = 24  # room for the longest template and 8 vectors
+WORDS = ("cat", "dog", "clock", "teapot", "photo", "painting", "red", "blue", "beach")
+
+
+def tiny_tokenizer(max_length: int = MAX_LENGTH) -> CLIPTokenizer:
+    """Real CLIP tokenizer whose vocabulary is the letters, a few whole words and the two special tokens."""
+    letters = [chr(code) for code in range(33, 127)]
+    vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
+    merges: list[tuple[str, str]] = []
+    for word in WORDS:
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:
+            pair = (pieces[0], pieces[1])
+            if pair not in merges:
+                merges.append(pair)
+                vocabulary.append("".join(pair))
+            pieces[:2] = ["".join(pair)]
+    vocabulary = [*dict.fromkeys(vocabulary), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(
+        vocab={piece: number for number, piece in enumerate(vocabulary)}, merges=merges, model_max_length=max_length
+    )
+
+
+def tiny_text_encoder(tokenizer: CLIPTokenizer, width: int = 16, layers: int = 2) -> CLIPTextModel:
+    """Real CLIP text model that fits the tokenizer."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config).eval()
+
+
+def tiny_unet(width: int = 16, sample_size: int = 8) -> UNet2DConditionModel:
+    """Real conditional UNet with cross-attention on its lower level."""
+    return UNet2DConditionModel(
+        sample_size=sample_size,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=width,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    ).eval()
+
+
+def tiny_vae() -> AutoencoderKL:
+    """Real KL autoencoder that halves the picture."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
+        up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+    ).eval()
+
+
+def tiny_pipeline(prediction_type: str = "epsilon", seed: int = 0, **components: Any) -> StableDiffusionPipeline:
+    """A whole Stable Diffusion pipeline with random weights: 16x16 pictures, 8x8 latents, prompts of 24 tokens.
+
+    Args:
+        prediction_type: "epsilon" or "v_prediction".
+        seed: seed of the weights; the global generator is left as it was.
+        **components: components to use instead of the tiny ones.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = components.pop("tokenizer", None) or tiny_tokenizer()
+        parts = {
+            "tokenizer": tokenizer,
+            "text_encoder": components.pop("text_encoder", None) or tiny_text_encoder(tokenizer),
+            "unet": tiny_unet(),
+            "vae": tiny_vae(),
+            "scheduler": DDIMScheduler(
+                beta_schedule="scaled_linear",
+                beta_start=0.00085,
+                beta_end=0.012,
+                clip_sample=False,
+                set_alpha_to_one=False,
+                steps_offset=1,
+                prediction_type=prediction_type,
+            ),
+        }
+    pipeline = StableDiffusionPipeline(
+        **{**parts, **components},
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tiny_images(count: int = 3, size: int = 16, seed: int = 0) -> list[Image.Image]:
+    """Noise pictures, all different."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    return [Image.fromarray(picture) for picture in pixels]
+
+
+@dataclass
+class TinyRun:
+    """Everything that a training step needs, around one tiny pipeline."""
+
+    adapter: FamilyAdapter
+    specs: list[ConceptSpec]
+    resident: ResidentSet
+    draws: DrawSource
+    step: TrainingStep
+    done: int = 0
+    logs: list[StepLog] = field(default_factory=list)
+
+    def steps(
+        self, count: int, lr: float = 1e-2, concepts: tuple[int, ...] | None = None, frozen: Sequence[int] = ()
+    ) -> None:
+        """Do optimizer steps with all rows active but the frozen ones; logs are kept in `logs`."""
+        concepts = tuple(range(len(self.specs))) if concepts is None else concepts
+        rows = self.step.age.shape[0]
+        active = torch.tensor([row not in frozen for row in range(rows)])
+        self.logs = []
+        with self.adapter.attached():
+            for _ in range(count):
+                drawn = self.draws.draw(concepts, [self.done] * len(concepts))
+                self.logs.append(self.step(drawn, torch.full((rows,), lr), active, self.done))
+                self.done += 1
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """Copy of the learned rows, (N, dim)."""
+        return self.step.rows()["clip_l"].clone()
+
+
+def tiny_run(
+    specs: list[ConceptSpec] | None = None,
+    *,
+    batch_size: int = 2,
+    accumulation: int = 1,
+    pipeline: StableDiffusionPipeline | None = None,
+    dtype: torch.dtype = torch.float32,
+    settings: UpdateSettings | None = None,
+    reduce: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    world_size: int = 1,
+    rank: int = 0,
+) -> TinyRun:
+    """Set up training of some concepts (default: one of two vectors) on a tiny pipeline."""
+    specs = specs or [ConceptSpec("<corgi>", tiny_images(3), "dog", num_vectors=2)]
+    adapter = adapter_for(pipeline or tiny_pipeline()).to("cpu", dtype)
+    samples = [sample for i, spec in enumerate(specs) for sample in collect_samples(spec, concept=i)[0]]
+    encoders = prompt_encoders(adapter.slots, specs)
+    resident = build_resident_set(adapter, specs, samples, encoders, TextualInversionConfig())
+    (slot,) = adapter.slots
+    initial = torch.cat([resolve(spec)(spec, slot) for spec in specs])
+    owners = torch.cat([torch.full((spec.num_vectors,), i) for i, spec in enumerate(specs)])
+    draws = DrawSource(
+        resident, seed=0, batch_size=batch_size, accumulation=accumulation, world_size=world_size, rank=rank
+    )
+    step = TrainingStep(
+        adapter,
+        resident,
+        {slot.key: FreeRows(initial, settings)},
+        owners,
+        loss_scaling=dtype == torch.float16,
+        reduce=reduce,
+        world_size=world_size,
+    )
+    return TinyRun(adapter, specs, resident, draws, step)

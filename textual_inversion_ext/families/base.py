@@ -1,0 +1,231 @@
+"""The contract of a family: how to call the parts of a diffusers pipeline."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from textual_inversion_ext.errors import ModelError
+from textual_inversion_ext.objectives import DiffusionObjective
+from textual_inversion_ext.records import Conditioning, EncoderSlot
+from textual_inversion_ext.tokens import RowEmbedding, attached
+
+
+class FamilyAdapter(ABC):
+    """Calls the parts of one family of pipelines; one training loop serves every family.
+
+    Constructing it freezes the pipeline's networks (``requires_grad`` False everywhere, ``eval()``): T5 encoders have
+    dropout, and weight gradients of a frozen network would double the cost of the backward pass.
+
+    Args:
+        pipeline: a loaded pipeline of one of ``pipeline_classes``; its modules are used in place, not copied.
+
+    Attributes:
+        name: the family's name in files and messages.
+        pipeline_classes: class names of the pipelines it can call.
+        pipeline: the pipeline it was made from.
+        slots: the text encoders in which rows are learned.
+        objective: how latents are noised and what the denoiser predicts.
+        native_resolution: side length in pixels that the model was trained for.
+    """
+
+    name: ClassVar[str]
+    pipeline_classes: ClassVar[tuple[str, ...]]
+
+    pipeline: DiffusionPipeline
+    slots: tuple[EncoderSlot, ...]
+    objective: DiffusionObjective
+    native_resolution: int
+
+    def __init__(self, pipeline: DiffusionPipeline) -> None:
+        self.pipeline = pipeline
+        self._vae_dtype = pipeline.vae.dtype
+        for module in self.networks():
+            module.requires_grad_(False)
+            module.eval()
+        self._embeddings: dict[str, RowEmbedding] = {}
+
+    # ---- what a family says
+
+    @abstractmethod
+    def networks(self) -> tuple[torch.nn.Module, ...]:
+        """Every network of the pipeline that training uses (denoiser, text encoders, VAE)."""
+
+    @property
+    @abstractmethod
+    def denoiser(self) -> torch.nn.Module:
+        """The network that predicts the target."""
+
+    @abstractmethod
+    def latents(self, moments: Tensor, noise: Tensor) -> Tensor:
+        """Sample the VAE posterior and scale it as the denoiser expects.
+
+        Args:
+            moments: (B, 2C, h, w) float32 from ``moments``.
+            noise: (B, C, h, w) float32, standard normal.
+
+        Returns:
+            (B, C, h, w) float32 latents.
+        """
+
+    @abstractmethod
+    def encode(self, ids: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> Conditioning:
+        """Encode prompts with the learned rows in place; equals the pipeline's own ``encode_prompt``.
+
+        Args:
+            ids: encoder key -> (B, L) int64 from ``PromptEncoder``.
+            rows: encoder key -> (N, D) float32 learned rows; gradients flow to them.
+
+        Returns:
+            The conditioning of the B prompts.
+
+        Raises:
+            RuntimeError: outside of ``attached()``.
+        """
+
+    @abstractmethod
+    def predict(self, noised_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """Call the denoiser.
+
+        Args:
+            noised_latents: (B, C, h, w) float32.
+            timesteps: (B,) int64.
+            conditioning: the B prompts.
+
+        Returns:
+            (B, C, h, w) prediction, in the denoiser's dtype.
+        """
+
+    # ---- what all families share
+
+    @torch.no_grad()
+    def moments(self, pixels: Tensor) -> Tensor:
+        """Encode pictures once, before training.
+
+        Args:
+            pixels: (B, 3, H, W) float32 in [-1, 1], on any device.
+
+        Returns:
+            (B, 2C, h, w) float32 on the training device, mean and log-variance of the VAE posterior.
+        """
+        vae = self.pipeline.vae
+        return vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.parameters.float()
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> FamilyAdapter:
+        """Move the networks to the training device.
+
+        The VAE becomes float32 until ``release_vae``: it runs once per picture, and float16 VAEs are known to overflow.
+
+        Args:
+            device: the training device.
+            dtype: dtype of the frozen denoiser and text encoders.
+
+        Returns:
+            Itself.
+        """
+        for module in self.networks():
+            module.to(device, torch.float32 if module is self.pipeline.vae else dtype)
+        # Convolutions want this layout: 4-8 % of a step on CPU, more with tensor cores. Values are the same.
+        self.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload] - torch's stub lacks it
+        self.objective.to(device)
+        return self
+
+    def release_vae(self) -> None:
+        """Take the VAE's weights off the training device, in their own dtype, once all moments are cached."""
+        self.pipeline.vae.to("cpu", self._vae_dtype)
+
+    @contextmanager
+    def vae_on_device(self) -> Iterator[None]:
+        """Bring a released VAE back for the length of a ``with`` block, in the denoiser's dtype, to sample previews.
+
+        Yields:
+            Nothing.
+        """
+        self.pipeline.vae.to(self.device, self.dtype)
+        try:
+            yield
+        finally:
+            self.release_vae()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the denoiser's weights."""
+        return next(self.denoiser.parameters()).dtype
+
+    @contextmanager
+    def attached(self) -> Iterator[FamilyAdapter]:
+        """Wrap the text encoders' input embeddings for the length of a ``with`` block, then put them back.
+
+        Yields:
+            Itself, now able to ``encode``.
+        """
+        with ExitStack() as stack:
+            self._embeddings = {
+                slot.key: stack.enter_context(attached(slot.text_encoder, slot.first_id)) for slot in self.slots
+            }
+            try:
+                yield self
+            finally:
+                self._embeddings = {}
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the denoiser's activations in the backward pass: less memory, more time."""
+        denoiser: Any = self.denoiser
+        denoiser.enable_gradient_checkpointing()
+
+    def _embedding(self, key: str) -> RowEmbedding:
+        """The wrapped input embedding of an encoder.
+
+        Args:
+            key: the encoder's key.
+
+        Returns:
+            The embedding that takes rows.
+
+        Raises:
+            RuntimeError: outside of ``attached()``.
+        """
+        if key not in self._embeddings:
+            raise RuntimeError(f"encode() of {key!r} outside of `with adapter.attached():`; wrap the calls in it")
+        return self._embeddings[key]
+
+    @classmethod
+    def accepts(cls, pipeline: object) -> bool:
+        """Whether this family can call a pipeline (by class name, sub-classes included).
+
+        Args:
+            pipeline: any object.
+
+        Returns:
+            True when one of its classes is named in ``pipeline_classes``.
+        """
+        return any(base.__name__ in cls.pipeline_classes for base in type(pipeline).__mro__)
+
+
+def require_components(pipeline: DiffusionPipeline, names: tuple[str, ...]) -> None:
+    """Check that a pipeline was loaded with the parts that training calls.
+
+    Args:
+        pipeline: a pipeline.
+        names: attributes that must not be None.
+
+    Raises:
+        ModelError: naming what is missing.
+    """
+    missing = [name for name in names if getattr(pipeline, name, None) is None]
+    if missing:
+        raise ModelError(
+            f"{type(pipeline).__name__} has no {', '.join(missing)}; training needs {', '.join(names)}. "
+            "Load the pipeline with all of its components."
+        )

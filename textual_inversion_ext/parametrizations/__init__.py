@@ -1,0 +1,12 @@
+"""What a row is and how it moves: one file per idea, and this table is the only list."""
+
+from __future__ import annotations
+
+from textual_inversion_ext.parametrizations.base import Parametrization, UpdateSettings
+from textual_inversion_ext.parametrizations.free import FreeRows
+
+__all__ = ["PARAMETRIZATIONS", "FreeRows", "Parametrization", "UpdateSettings"]
+
+PARAMETRIZATIONS: dict[str, type[Parametrization]] = {
+    FreeRows.name: FreeRows,
+}

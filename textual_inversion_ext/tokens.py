@@ -1,0 +1,303 @@
+"""The only code that touches tokenizers' vocabularies and a text encoder's input embedding.
+
+A learned row has no entry in the tokenizer and none in the frozen table. Row ``k`` is the id ``len(tokenizer) + k``:
+the id it will have after ``pipe.load_textual_inversion``. Prompts are split at placeholders before they reach the
+tokenizer, so the user's tokenizer is never changed, and names that contain one another cannot be confused.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from textual_inversion_ext.concept import ConceptSpec, vector_tokens
+from textual_inversion_ext.errors import ConceptError
+from textual_inversion_ext.records import EncoderSlot
+
+logger = logging.getLogger(__name__)
+
+
+class PromptEncoder:
+    """Turns prompts with placeholders into token ids, exactly as a pipeline with the concepts loaded would.
+
+    A placeholder counts where it is whole: ``mytok`` is not found in ``mytok2``, ``<a>`` is found in ``(<a>)``. The
+    longest one wins, and case does not matter unless two placeholders differ by nothing else.
+
+    Args:
+        tokenizer: a pipeline's tokenizer; not changed.
+        placeholders: token -> ids of its rows, see ``row_ids``.
+        max_length: length of every encoded prompt; None for the tokenizer's own.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        placeholders: Mapping[str, Sequence[int]],
+        max_length: int | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.placeholders = {token: tuple(ids) for token, ids in placeholders.items()}
+        self.max_length = max_length or tokenizer.model_max_length
+        self._folded = {token.casefold(): ids for token, ids in reversed(self.placeholders.items())}
+        longest_first = sorted(self.placeholders, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(_whole, longest_first)) or r"(?!)", re.IGNORECASE)
+        special: list[int] = tokenizer("").input_ids
+        has_start = bool(special) and special[0] == tokenizer.bos_token_id
+        self._prefix, self._suffix = special[: int(has_start)], special[int(has_start) :]
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Encode prompts, padded and truncated as ``padding="max_length", truncation=True`` does.
+
+        Args:
+            prompts: B texts.
+
+        Returns:
+            (B, L) int64 on the CPU; a warning names what did not fit.
+        """
+        room = self.max_length - len(self._prefix) - len(self._suffix)
+        encoded = []
+        for prompt in prompts:
+            ids = self.content_ids(prompt)
+            if len(ids) > room:
+                self._warn_cut(prompt, ids[room:])
+            ids = [*self._prefix, *ids[:room], *self._suffix]
+            encoded.append(ids + [self.tokenizer.pad_token_id] * (self.max_length - len(ids)))
+        return torch.tensor(encoded, dtype=torch.int64).view(len(prompts), self.max_length)
+
+    def content_ids(self, prompt: str) -> list[int]:
+        """Ids of a prompt without start, end and padding.
+
+        Args:
+            prompt: a text.
+
+        Returns:
+            As many ids as the prompt needs.
+        """
+        ids: list[int] = []
+        position = 0
+        for match in self._pattern.finditer(prompt):
+            ids += word_ids(self.tokenizer, prompt[position : match.start()])
+            text = match.group()
+            ids += self.placeholders.get(text) or self._folded[text.casefold()]
+            position = match.end()
+        return ids + word_ids(self.tokenizer, prompt[position:])
+
+    def _warn_cut(self, prompt: str, cut: Sequence[int]) -> None:
+        """Say what a prompt loses.
+
+        Args:
+            prompt: the whole text.
+            cut: ids that did not fit.
+        """
+        rows = sum(token_id >= len(self.tokenizer) for token_id in cut)
+        text = self.tokenizer.decode([token_id for token_id in cut if token_id < len(self.tokenizer)])
+        logger.warning(
+            "prompt %r is longer than %d tokens; cut: %r%s",
+            prompt,
+            self.max_length,
+            text,
+            f" and {rows} learned vector(s), which have no effect there" if rows else "",
+        )
+
+
+class RowEmbedding(nn.Module):
+    """A frozen input embedding in which the ids from ``first_id`` on are looked up in learned rows.
+
+    The frozen table is neither copied nor changed; only the rows of the tokens in the batch are gathered.
+
+    Args:
+        table: the text encoder's own embedding.
+        first_id: id of row 0.
+
+    Attributes:
+        rows: (N, dim) float32, set before each forward pass; None while there are no rows.
+    """
+
+    def __init__(self, table: nn.Embedding, first_id: int) -> None:
+        super().__init__()
+        self.table = table
+        self.first_id = first_id
+        self.rows: Tensor | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen table, for code that asks an embedding for its dtype or device."""
+        return self.table.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Look up embeddings.
+
+        Args:
+            ids: (B, L) int64.
+
+        Returns:
+            (B, L, dim) in the table's dtype; rows are cast, so gradients reach them in float32.
+        """
+        if self.rows is None:
+            return self.table(ids)
+        is_row = ids >= self.first_id
+        frozen = self.table(ids.masked_fill(is_row, 0))
+        learned = F.embedding((ids - self.first_id).clamp(min=0), self.rows).to(frozen.dtype)
+        return torch.where(is_row.unsqueeze(-1), learned, frozen)
+
+
+def attach_rows(text_encoder: PreTrainedModel, first_id: int) -> RowEmbedding:
+    """Wrap a text encoder's input embedding.
+
+    Args:
+        text_encoder: a model with ``get_input_embeddings``.
+        first_id: id of row 0.
+
+    Returns:
+        The wrapper, whose ``rows`` are to be set.
+
+    Raises:
+        RuntimeError: the encoder is wrapped already.
+    """
+    table = text_encoder.get_input_embeddings()
+    if isinstance(table, RowEmbedding):
+        raise RuntimeError("this text encoder already holds learned rows; leave the other `attached` block first")
+    embedding = RowEmbedding(table, first_id)
+    text_encoder.set_input_embeddings(embedding)
+    return embedding
+
+
+def detach_rows(text_encoder: PreTrainedModel) -> None:
+    """Put a text encoder's own input embedding back; nothing happens if it is not wrapped.
+
+    Args:
+        text_encoder: a model given to ``attach_rows``.
+    """
+    embedding = text_encoder.get_input_embeddings()
+    if isinstance(embedding, RowEmbedding):
+        text_encoder.set_input_embeddings(embedding.table)
+
+
+@contextmanager
+def attached(text_encoder: PreTrainedModel, first_id: int) -> Iterator[RowEmbedding]:
+    """Wrap a text encoder's input embedding for the length of a ``with`` block.
+
+    Args:
+        text_encoder: a model with ``get_input_embeddings``.
+        first_id: id of row 0.
+
+    Yields:
+        The wrapper.
+    """
+    embedding = attach_rows(text_encoder, first_id)
+    try:
+        yield embedding
+    finally:
+        detach_rows(text_encoder)
+
+
+def row_ranges(concepts: Sequence[ConceptSpec]) -> tuple[range, ...]:
+    """Which rows belong to which concept: consecutive ones, in the order given.
+
+    Args:
+        concepts: the concepts of a run.
+
+    Returns:
+        For each concept the positions of its rows in the (N, dim) tensor.
+    """
+    ranges, start = [], 0
+    for concept in concepts:
+        ranges.append(range(start, start + concept.num_vectors))
+        start += concept.num_vectors
+    return tuple(ranges)
+
+
+def row_ids(concepts: Sequence[ConceptSpec], first_id: int) -> dict[str, tuple[int, ...]]:
+    """Ids of every concept's rows.
+
+    Args:
+        concepts: the concepts of a run.
+        first_id: id of row 0.
+
+    Returns:
+        Placeholder token -> ids, as ``PromptEncoder`` takes them.
+    """
+    ranges = zip(concepts, row_ranges(concepts), strict=True)
+    return {concept.placeholder_token: tuple(first_id + row for row in rows) for concept, rows in ranges}
+
+
+def prompt_encoders(slots: Sequence[EncoderSlot], concepts: Sequence[ConceptSpec]) -> dict[str, PromptEncoder]:
+    """One prompt encoder for each text encoder, after checking that the tokens are new to it.
+
+    Args:
+        slots: a family adapter's text encoders.
+        concepts: the concepts of a run.
+
+    Returns:
+        Encoder key -> prompt encoder.
+    """
+    for slot in slots:
+        for concept in concepts:
+            check_new_token(slot.tokenizer, concept.placeholder_token, concept.num_vectors)
+    return {slot.key: PromptEncoder(slot.tokenizer, row_ids(concepts, slot.first_id)) for slot in slots}
+
+
+def word_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a text, without start, end and padding.
+
+    Args:
+        tokenizer: any tokenizer.
+        text: any text.
+
+    Returns:
+        The ids; none for white space.
+    """
+    # verbose=False: the tokenizer's own remark about long texts would come beside ours, which says what is cut.
+    return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids) if text.strip() else []
+
+
+def check_new_token(tokenizer: PreTrainedTokenizerBase, token: str, num_vectors: int = 1) -> None:
+    """Refuse a placeholder that the tokenizer already knows.
+
+    ``pipe.load_textual_inversion`` refuses them too, after training: names of any vocabulary entry, pieces included.
+
+    Args:
+        tokenizer: a pipeline's tokenizer.
+        token: the placeholder token.
+        num_vectors: its rows; ``token_1``, ... must be new as well.
+
+    Raises:
+        ConceptError: naming the entry it collides with.
+    """
+    advice = "choose a name that no vocabulary holds, such as '<my-cat>'"
+    vocabulary = tokenizer.get_vocab()
+    for name in vector_tokens(token, num_vectors):
+        if name in vocabulary:
+            raise ConceptError(f"placeholder {token!r}: {name!r} is an entry of the tokenizer's vocabulary; {advice}")
+    ids = word_ids(tokenizer, token)
+    if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+        raise ConceptError(f"placeholder {token!r} is a word the model knows (token id {ids[0]}); {advice}")
+    if num_vectors > 1 and token != token.lower():
+        logger.warning(
+            "placeholder %r has capital letters and %d vectors: plain diffusers with a lower-casing tokenizer uses "
+            "only the first of them. Prefer %r",
+            token,
+            num_vectors,
+            token.lower(),
+        )
+
+
+def _whole(token: str) -> str:
+    """Pattern of a placeholder that is not glued to a word.
+
+    Args:
+        token: the placeholder.
+
+    Returns:
+        A regular expression.
+    """
+    before = r"(?<!\w)" if re.match(r"\w", token[0]) else ""
+    after = r"(?!\w)" if re.match(r"\w", token[-1]) else ""
+    return f"{before}{re.escape(token)}{after}"
