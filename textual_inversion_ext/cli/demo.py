@@ -39,6 +39,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concept", default="mochi", metavar="NAME", help=f"Which one: {', '.join(names)}.")
     parser.add_argument("--output_dir", type=Path, default=Path("textual-inversion-demo"), help="Where it goes.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the training.")
+    parser.add_argument("--max_train_steps", type=int, help="Train for fewer or more steps than usual.")
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -65,7 +66,9 @@ def run(flags: argparse.Namespace) -> None:
     print(f"Learning {concept.placeholder_token}, a {concept.class_name} that no caption can fully describe.")
     atomic_write(folder / "demo.html", "<p>The demo has not finished yet.</p>\n")
     write_concept(concept.name, folder / "pictures")
-    config = TextualInversionConfig(output_dir=str(folder), overwrite_output_dir=True, seed=flags.seed)
+    config = TextualInversionConfig(
+        output_dir=str(folder), overwrite_output_dir=True, seed=flags.seed, max_train_steps=flags.max_train_steps
+    )
     spec = ConceptSpec(concept.placeholder_token, str(folder / "pictures"), initializer=concept.class_name)
     pipeline = load_pipeline(config.pretrained_model_name_or_path)
     result = TextualInversionTrainer(config, [spec], pipeline=pipeline).train()

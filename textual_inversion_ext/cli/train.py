@@ -35,10 +35,14 @@ def run(flags: argparse.Namespace) -> None:
     command = read_train_flags(flags)
     for notice in command.notices:
         logger.info("notice: %s", notice)
+    from accelerate import PartialState
+
     from textual_inversion_ext.training.trainer import TextualInversionTrainer
 
     result = TextualInversionTrainer(command.config, command.concepts).train()
     logger.info(summary(command.config, result))
+    # A process that leaves its group open may be aborted by the end of another one.
+    PartialState().destroy_process_group()
 
 
 def summary(config: TextualInversionConfig, result: TrainingResult) -> str:
@@ -53,7 +57,8 @@ def summary(config: TextualInversionConfig, result: TrainingResult) -> str:
     """
     tokens = " ".join(concept.token for concept in result.concepts)
     lines = [
-        f"Learned {tokens} in {max(result.steps.values())} steps, {result.seconds:.0f} s. Files are in {config.output_dir}",
+        f"Learned {tokens} in {max(result.steps.values())} steps, {result.seconds:.0f} s.",
+        f"Files are in {config.output_dir}",
         f'Try: textual-inversion generate --concept {config.output_dir} --prompt "a photo of {tokens.split()[0]}"',
     ]
     return "\n".join(lines)

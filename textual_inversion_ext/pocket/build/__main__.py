@@ -27,11 +27,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m textual_inversion_ext.pocket.build", description=__doc__)
     parser.add_argument("--work_dir", type=Path, default=Path("pocket-build"), help="pictures and checkpoints; a second call goes on there")
     parser.add_argument("--output_dir", type=Path, default=WEIGHTS, help="where the finished weights go")
-    parser.add_argument("--stage", choices=("all", "render", "clip", "vae", "unet", "export"), default="all")
+    parser.add_argument("--stage", choices=("all", "render", "clip", "vision", "vae", "unet", "export"), default="all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
+    parser.add_argument("--compile", action="store_true", help="run the denoiser through torch.compile (needs a C++ compiler)")
     parser.add_argument("--pictures", type=int, default=PICTURES, help="training pictures to render, in steps of 500")
     parser.add_argument("--clip_steps", type=int, default=clip.SCHEDULE.steps)
+    parser.add_argument("--vision_steps", type=int, default=clip.VISION_SCHEDULE.steps)
     parser.add_argument("--vae_steps", type=int, default=vae.SCHEDULE.steps)
     parser.add_argument("--unet_steps", type=int, default=unet.SCHEDULE.steps)
     return parser
@@ -61,8 +63,16 @@ class Build:
         """Train CLIP, or go on training it."""
         torch.manual_seed(SEED)
         schedule = _with_steps(clip.SCHEDULE, self.arguments.clip_steps)
-        model = clip.build_clip(self.tokenizer)
+        model = clip.build_clip(self.tokenizer, clip.COARSE_PATCH)
         return clip.train_clip(model, self.world, self.ids, self.folder, self.device, schedule)
+
+    def vision(self) -> CLIPModel:
+        """Train the sharper vision tower, or go on training it; the text tower is that of `clip`."""
+        coarse = self.clip()
+        torch.manual_seed(SEED + 3)
+        schedule = _with_steps(clip.VISION_SCHEDULE, self.arguments.vision_steps)
+        model = clip.build_clip(self.tokenizer, clip.FINE_PATCH)
+        return clip.train_vision(coarse, model, self.world, self.ids, self.folder, self.device, schedule)
 
     def vae(self) -> AutoencoderKL:
         """Train the VAE, or go on training it; its latents are scaled to unit variance."""
@@ -70,7 +80,7 @@ class Build:
         schedule = _with_steps(vae.SCHEDULE, self.arguments.vae_steps)
         return vae.train_vae(vae.build_vae(), self.world, self.folder, self.device, schedule)
 
-    def unet(self) -> tuple[CLIPModel, AutoencoderKL, UNet2DConditionModel]:
+    def unet(self) -> tuple[AutoencoderKL, UNet2DConditionModel]:
         """Train the denoiser on what CLIP and the VAE have learned."""
         text_clip, autoencoder = self.clip(), self.vae()
         latents = self._latents(autoencoder)
@@ -80,9 +90,17 @@ class Build:
         schedule = _with_steps(unet.SCHEDULE, self.arguments.unet_steps)
         empty = self.tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
         model = unet.train_unet(
-            unet.build_unet(), text_tower(text_clip), latents, self.ids, empty, self.folder, self.device, schedule
+            unet.build_unet(),
+            text_tower(text_clip),
+            latents,
+            self.ids,
+            empty,
+            self.folder,
+            self.device,
+            schedule,
+            compiled=self.arguments.compile,
         )
-        return text_clip, autoencoder, model
+        return autoencoder, model
 
     def _latents(self, autoencoder: AutoencoderKL) -> torch.Tensor:
         path = self.folder / f"latents-{self.arguments.vae_steps}.pt"
@@ -92,7 +110,8 @@ class Build:
 
     def export(self) -> None:
         """Write the finished pipeline and CLIP in half precision, in diffusers' and transformers' own formats."""
-        text_clip, autoencoder, denoiser = self.unet()
+        text_clip = self.vision()
+        autoencoder, denoiser = self.unet()
         pipeline = StableDiffusionPipeline(
             vae=autoencoder.cpu().half(),
             text_encoder=text_tower(text_clip).cpu().half(),
@@ -141,7 +160,7 @@ def main() -> None:
     """Run one stage, or all."""
     arguments = make_parser().parse_args()
     build = Build(arguments)
-    if arguments.stage in ("clip", "vae", "unet"):
+    if arguments.stage in ("clip", "vision", "vae", "unet"):
         getattr(build, arguments.stage)()
     elif arguments.stage != "render":
         build.export()

@@ -1,4 +1,8 @@
-"""The pocket CLIP: learns to match pictures and captions; its text tower becomes the pipeline's text encoder."""
+"""The pocket CLIP, in two stages: first both towers together, then a sharper vision tower for the finished text tower.
+
+The first stage gives the pipeline its text encoder, so the denoiser can start training; the second (Zhai et al. 2022,
+"LiT") replaces the coarse vision tower while the text tower stays as it is.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,17 @@ from textual_inversion_ext.pocket.build.dataset import CAPTIONS_PER_PICTURE, Ren
 from textual_inversion_ext.pocket.build.loop import Schedule, Training
 from textual_inversion_ext.pocket.build.tokenizer import MAX_LENGTH
 from textual_inversion_ext.pocket.renderer import SIDE
+from textual_inversion_ext.pocket.vocabulary import SCENES
 
 SCHEDULE = Schedule(steps=1800, learning_rate=1e-3, weight_decay=0.1, averaging=0.998)
+VISION_SCHEDULE = Schedule(steps=2500, learning_rate=1.5e-3, weight_decay=0.05, averaging=0.998)
 BATCH = 96
+ONE_SCENE = 0.7  # share of the second stage's batches whose pictures all show one scene
+COARSE_PATCH, FINE_PATCH = 16, 8
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
 
 
-def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
+def build_clip(tokenizer: CLIPTokenizer, patch_size: int) -> CLIPModel:
     """Make an untrained pocket CLIP; its end-of-text id is the tokenizer's, so pooling happens at the true end."""
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -39,7 +47,7 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
         num_hidden_layers=3,
         num_attention_heads=4,
         image_size=SIDE,
-        patch_size=16,
+        patch_size=patch_size,
         projection_dim=128,
     )
     config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=128)
@@ -61,7 +69,7 @@ def pixels_to_tensor(pixels: np.ndarray, device: torch.device) -> Tensor:
 def train_clip(
     model: CLIPModel, world: RenderedWorld, ids: Tensor, folder: Path, device: torch.device, schedule: Schedule = SCHEDULE
 ) -> CLIPModel:
-    """Train the pocket CLIP contrastively (Radford et al. 2021, section 2.3).
+    """Train both towers contrastively (Radford et al. 2021, section 2.3).
 
     Args:
         model: From `build_clip`.
@@ -76,26 +84,84 @@ def train_clip(
     """
     model.to(device).train()
     training = Training("clip", model, schedule, folder)
-    real_length = (ids != ids[..., -1:]).sum(-1).max().item() + 1
+    length = _used_length(ids)
 
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng((1, step))
         rows = np.sort(rng.choice(len(world.pixels), BATCH, replace=False))
-        pixels = pixels_to_tensor(world.pixels[rows], device)
-        if rng.random() < 0.5:
-            pixels = pixels.flip(-1)
-        text = ids[torch.from_numpy(rows), torch.from_numpy(rng.integers(0, ids.shape[1], BATCH))].to(device)
-        # Positions after the end-of-text token cannot influence it, so padding need not be computed.
-        text = text[:, : int(real_length) + 1]
-        with torch.autocast(device.type, torch.bfloat16):
-            output = model(input_ids=text, pixel_values=(pixels - PIXEL_MEAN) / PIXEL_STD)
-        images, texts = (torch.nn.functional.normalize(e.float(), dim=-1) for e in (output.image_embeds, output.text_embeds))
-        with torch.no_grad():
-            same = (text[:, None, :] == text[None, :, :]).all(-1) & ~torch.eye(BATCH, dtype=torch.bool, device=device)
-        # Equal captions in one batch are no negatives of each other.
-        logits = (images @ texts.t() * model.logit_scale.exp().clamp(max=100.0)).masked_fill(same, -1e4)
-        target = torch.arange(BATCH, device=device)
-        return (torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.t(), target)) / 2
+        return _contrastive_loss(model, world, ids[..., :length], rows, rng, device)
 
     training.run(loss_of)
-    return training.use_average()  # type: ignore[return-value]
+    return training.use_average()  # type: ignore[no-any-return]
+
+
+def train_vision(
+    coarse: CLIPModel,
+    model: CLIPModel,
+    world: RenderedWorld,
+    ids: Tensor,
+    folder: Path,
+    device: torch.device,
+    schedule: Schedule = VISION_SCHEDULE,
+) -> CLIPModel:
+    """Train a new vision tower and the projections against the frozen text tower (Zhai et al. 2022, section 3).
+
+    In most batches all pictures show one scene: place alone then tells no pair apart, subject and colours must.
+
+    Args:
+        coarse: Finished first stage; gives its text tower.
+        model: From `build_clip`, with the finer patches.
+        world: Pictures.
+        ids: Their captions, int64 (N, captions, L).
+        folder: Where the checkpoint is kept.
+        device: Device to train on.
+        schedule: Steps and rates.
+
+    Returns:
+        The model with averaged weights.
+    """
+    model.text_model.load_state_dict(coarse.text_model.state_dict())
+    model.text_projection.load_state_dict(coarse.text_projection.state_dict())
+    model.to(device).train()
+    model.text_model.requires_grad_(False)
+    training = Training("vision", model, schedule, folder)
+    length, by_scene = _used_length(ids), _rows_by_scene(world)
+
+    def loss_of(step: int) -> Tensor:
+        rng = np.random.default_rng((4, step))
+        one_scene = rng.random() < ONE_SCENE
+        pool = by_scene[int(rng.integers(len(by_scene)))] if one_scene else np.arange(len(world.pixels))
+        rows = np.sort(rng.choice(pool, BATCH, replace=False))
+        return _contrastive_loss(model, world, ids[..., :length], rows, rng, device)
+
+    training.run(loss_of)
+    return training.use_average()  # type: ignore[no-any-return]
+
+
+def _used_length(ids: Tensor) -> int:
+    """Longest caption; positions after the end-of-text token cannot influence it, so padding need not be computed."""
+    return min(ids.shape[-1], int((ids != ids[..., -1:]).sum(-1).max()) + 2)
+
+
+def _rows_by_scene(world: RenderedWorld) -> list[np.ndarray]:
+    """Group the pictures by the scene that their captions mention."""
+    texts = [" ".join(captions) for captions in world.captions]
+    return [np.flatnonzero([phrase in text for text in texts]) for phrase in SCENES.values()]
+
+
+def _contrastive_loss(
+    model: CLIPModel, world: RenderedWorld, ids: Tensor, rows: np.ndarray, rng: np.random.Generator, device: torch.device
+) -> Tensor:
+    pixels = pixels_to_tensor(world.pixels[rows], device)
+    if rng.random() < 0.5:
+        pixels = pixels.flip(-1)
+    count = len(rows)
+    text = ids[torch.from_numpy(rows), torch.from_numpy(rng.integers(0, ids.shape[1], count))].to(device)
+    with torch.autocast(device.type, torch.bfloat16):
+        output = model(input_ids=text, pixel_values=(pixels - PIXEL_MEAN) / PIXEL_STD)
+    images, texts = (torch.nn.functional.normalize(e.float(), dim=-1) for e in (output.image_embeds, output.text_embeds))
+    # Equal captions in one batch are no negatives of each other.
+    same = (text[:, None, :] == text[None, :, :]).all(-1) & ~torch.eye(count, dtype=torch.bool, device=device)
+    logits = (images @ texts.t() * model.logit_scale.exp().clamp(max=100.0)).masked_fill(same, -1e4)
+    target, entropy = torch.arange(count, device=device), torch.nn.functional.cross_entropy
+    return (entropy(logits, target) + entropy(logits.t(), target)) / 2

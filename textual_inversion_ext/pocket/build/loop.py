@@ -131,6 +131,7 @@ class Training:
                 self.average[name].copy_(file.get_tensor(f"average.{name}"))
                 self.optimizer.state[parameter] = {
                     "step": torch.tensor(float(self.step)),
-                    "exp_avg": file.get_tensor(f"exp_avg.{name}").to(parameter.device),
-                    "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}").to(parameter.device),
+                    # empty_like keeps the parameter's memory format, which the optimiser's kernels expect.
+                    "exp_avg": torch.empty_like(parameter).copy_(file.get_tensor(f"exp_avg.{name}")),
+                    "exp_avg_sq": torch.empty_like(parameter).copy_(file.get_tensor(f"exp_avg_sq.{name}")),
                 }

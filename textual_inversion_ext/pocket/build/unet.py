@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from textual_inversion_ext.pocket.build.loop import Schedule, Training
+from textual_inversion_ext.pocket.build.vae import LATENT_CHANNELS
 
 SCHEDULE = Schedule(steps=9000, learning_rate=8e-4, weight_decay=0.01, averaging=0.9993)
 BATCH = 32
@@ -25,8 +26,8 @@ def build_unet() -> UNet2DConditionModel:
     """Make an untrained pocket UNet."""
     return UNet2DConditionModel(
         sample_size=16,
-        in_channels=4,
-        out_channels=4,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         block_out_channels=(48, 96, 128),
@@ -46,27 +47,30 @@ def train_unet(
     folder: Path,
     device: torch.device,
     schedule: Schedule = SCHEDULE,
+    *,
+    compiled: bool = False,
 ) -> UNet2DConditionModel:
     """Train the denoiser on noise prediction with min-SNR weights (Hang et al. 2023, section 3.4).
 
     Args:
         model: From `build_unet`.
         text_encoder: Frozen.
-        latents: Scaled latents of pictures and mirror images, float16 (2, N, 4, 16, 16).
+        latents: Scaled latents of pictures and mirror images, float16 (2, N, 8, 16, 16).
         ids: Captions, int64 (N, captions, L).
         empty_ids: The empty prompt, int64 (L,).
         folder: Where the checkpoint is kept.
         device: Device to train on.
         schedule: Steps and rates.
+        compiled: Whether to run the denoiser through `torch.compile`.
 
     Returns:
         The model with averaged weights.
     """
-    model.to(device).train()
+    model.to(device, memory_format=torch.channels_last).train()
     text_encoder.to(device).eval().requires_grad_(False)
     training = Training("unet", model, schedule, folder)
     alphas = DDPMScheduler(**NOISE).alphas_cumprod.to(device)
-    forward = torch.compile(model) if device.type == "cuda" or folder.joinpath("compile").exists() else model
+    forward = torch.compile(model) if compiled else model
 
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng((3, step))
@@ -81,7 +85,9 @@ def train_unet(
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
         with torch.no_grad():
             states = text_encoder(text.to(device)).last_hidden_state
-        predicted = forward(alpha.sqrt() * clean + (1 - alpha).sqrt() * noise, timesteps, states).sample
+        noised = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        with torch.autocast(device.type, torch.bfloat16):
+            predicted = forward(noised.contiguous(memory_format=torch.channels_last), timesteps, states).sample.float()
         snr = (alpha / (1 - alpha)).flatten()
         weight = snr.clamp(max=MIN_SNR_GAMMA) / snr
         return ((predicted - noise).square().mean((1, 2, 3)) * weight).sum() / weight.sum()

@@ -1,0 +1,151 @@
+"""Interrupted and resumed equals uninterrupted, bit for bit: rows and step log."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runs import rows_of, start_cli, train_flags, wait_until
+from tests.tiny import tiny_images, tiny_pipeline
+from textual_inversion_ext import ConceptSpec, OutputFolderError, TextualInversionConfig, TextualInversionTrainer
+from textual_inversion_ext.cli.main import main
+from textual_inversion_ext.training.callbacks import Callback, Run, read_step_log
+
+# Long enough to be caught in the middle by a process that watches from outside.
+LONG: dict[str, Any] = {"max_train_steps": 120, "checkpointing_steps": 20, "logging_steps": 3}
+
+
+class Stop(Exception):
+    """Stands for whatever ends a session early."""
+
+
+class StopAfter(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, run: Run) -> None:
+        if run.progress.step == self.step:
+            raise Stop
+
+
+def session(out: Path, *callbacks: Callback, **settings: Any) -> TextualInversionTrainer:
+    concepts = [
+        ConceptSpec("<a>", tiny_images(3), "cat"),
+        ConceptSpec("<b>", tiny_images(5, seed=1), "dog", num_vectors=2),
+        ConceptSpec("<c>", tiny_images(2, seed=2), "clock"),
+    ]
+    config = TextualInversionConfig(
+        **{
+            **{"output_dir": out, "num_train_epochs": 4, "train_batch_size": 2, "max_concurrent_concepts": 2},
+            **{"checkpointing_steps": 3, "logging_steps": 2},
+            **settings,
+        }
+    )
+    return TextualInversionTrainer(config, concepts, pipeline=tiny_pipeline(), callbacks=callbacks)
+
+
+def all_rows(out: Path) -> list[list[float]]:
+    return [row for name in "abc" for row in rows_of(out / name).tolist()]
+
+
+def losses(out: Path) -> list[tuple[int, dict[str, float]]]:
+    return [(entry["step"], entry["loss"]) for entry in read_step_log(out / "steps.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("uninterrupted") / "out"
+    session(out).train()
+    return out
+
+
+@pytest.mark.parametrize("last_step", [3, 7, 10])
+def test_a_queue_of_concepts_resumes_exactly(last_step: int, uninterrupted: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        session(tmp_path / "out", StopAfter(last_step)).train()
+    result = session(tmp_path / "out", resume_from_checkpoint="latest").train()
+    assert all_rows(tmp_path / "out") == all_rows(uninterrupted)
+    assert losses(tmp_path / "out") == losses(uninterrupted)
+    assert result.steps == {"<a>": 6, "<b>": 10, "<c>": 4}
+
+
+def test_a_checkpoint_elsewhere_is_used_where_it_lies(uninterrupted: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "backup" / "kept"
+    shutil.copytree(uninterrupted / "checkpoint-6", elsewhere)
+    started: list[int] = []
+
+    class Watcher(Callback):
+        def on_start(self, run: Run) -> None:
+            started.append(run.progress.step)
+
+    session(tmp_path / "out", Watcher(), resume_from_checkpoint=str(elsewhere)).train()
+    assert started == [6] and all_rows(tmp_path / "out") == all_rows(uninterrupted)
+    with pytest.raises(OutputFolderError):  # a folder of another run stays what it is
+        session(tmp_path / "out", seed=1, resume_from_checkpoint=str(elsewhere)).train()
+    session(tmp_path / "out", resume_from_checkpoint=str(elsewhere)).train()  # its own run may go on from there
+    assert losses(tmp_path / "out")[-1] == losses(uninterrupted)[-1]
+
+
+def test_the_folder_of_a_run_stands_for_its_latest_checkpoint(uninterrupted: Path, tmp_path: Path) -> None:
+    session(tmp_path / "out", StopAfter(99), resume_from_checkpoint=str(uninterrupted)).train()
+    assert all_rows(tmp_path / "out") == all_rows(uninterrupted)
+
+
+def test_resuming_a_finished_run_trains_nothing_more(uninterrupted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(uninterrupted, out)
+    before, log = all_rows(out), losses(out)
+    result = session(out, StopAfter(1), resume_from_checkpoint="latest").train()
+    assert all_rows(out) == before and losses(out) == log
+    assert result.steps == {"<a>": 6, "<b>": 10, "<c>": 4} and len(result.losses["<b>"]) == 5
+
+
+def test_latest_without_a_checkpoint_starts_from_the_beginning(uninterrupted: Path, tmp_path: Path) -> None:
+    session(tmp_path / "out", resume_from_checkpoint="latest").train()
+    assert all_rows(tmp_path / "out") == all_rows(uninterrupted)
+
+
+def test_other_settings_are_mentioned(uninterrupted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    session(tmp_path / "out", resume_from_checkpoint=str(uninterrupted / "checkpoint-3"), learning_rate=0.1).train()
+    assert "learning_rate was 0.005 and is now 0.1" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with model, pictures, and the output of an uninterrupted run in `whole`."""
+    folder = tmp_path_factory.mktemp("long")
+    assert main(train_flags(folder, **LONG, output_dir=folder / "whole")) == 0
+    return folder
+
+
+def test_a_killed_process(long_run: Path) -> None:
+    out = long_run / "killed"
+    flags = train_flags(long_run, **LONG, output_dir=out)
+    process = start_cli(flags)
+    wait_until((out / "checkpoint-20" / "state.json").exists, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (out / "learned_embeds.safetensors").exists(), "killed too late to show anything"
+    assert main([*flags, "--resume_from_checkpoint", "latest"]) == 0
+    assert rows_of(out).equal(rows_of(long_run / "whole"))
+    assert losses(out) == losses(long_run / "whole")
+
+
+def test_ctrl_c_in_a_process(long_run: Path) -> None:
+    out = long_run / "stopped"
+    flags = train_flags(long_run, **{**LONG, "checkpointing_steps": 1000}, output_dir=out)
+    process = start_cli(flags)
+    wait_until(lambda: len(read_step_log(out / "steps.jsonl")) > 5, process)
+    process.send_signal(signal.SIGINT)
+    _, shown = process.communicate(timeout=600)
+    assert process.returncode == 130
+    assert "--resume_from_checkpoint latest" in shown and "Traceback" not in shown
+    (checkpoint,) = out.glob("checkpoint-*")
+    assert 15 < int(checkpoint.name.split("-")[1]) < 120 and rows_of(out).shape == (1, 16)
+    assert main([*flags, "--resume_from_checkpoint", "latest"]) == 0
+    assert rows_of(out).equal(rows_of(long_run / "whole"))
+    assert losses(out) == losses(long_run / "whole")

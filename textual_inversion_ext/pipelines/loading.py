@@ -1,0 +1,128 @@
+"""Load a diffusers pipeline, with an answer to what usually goes wrong."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from textual_inversion_ext.errors import ModelError, StorageError
+from textual_inversion_ext.families.base import FamilyAdapter
+
+
+def load_pipeline(
+    name_or_path: str | Path = "pocket",
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    tokenizer_name: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    safety_checker: bool = True,
+) -> DiffusionPipeline:
+    """Load a whole pipeline.
+
+    Args:
+        name_or_path: Hub id, folder in diffusers format, or "pocket" for the built-in world.
+        revision: Branch, tag or commit on the Hub; holds for every part of the model.
+        variant: Variant of the weight files, for example "fp16".
+        tokenizer_name: Another tokenizer than the model's own (id or folder).
+        dtype: Number format of the weights.
+        device: Where the weights go.
+        safety_checker: Whether to load the model's safety checker if it has one; training has no use for it.
+
+    Returns:
+        The pipeline.
+
+    Raises:
+        ModelError: There is no such model, or it is no diffusers pipeline.
+    """
+    pipeline: Any  # diffusers leaves most of a pipeline's methods untyped.
+    name = str(name_or_path)
+    extra = {} if tokenizer_name is None else {"tokenizer": _load_tokenizer(tokenizer_name)}
+    if name == "pocket":
+        # Imported here: the built-in world is an application of this library, and only this name asks for it.
+        from textual_inversion_ext.pocket import load_pipeline as load_pocket
+
+        pipeline = load_pocket()
+        pipeline.register_modules(**extra)
+        pipeline.register_to_config(_name_or_path=name)
+    else:
+        pipeline = _load_from_files(name, revision, variant, safety_checker, extra)
+    return pipeline.to(device, dtype)
+
+
+def save_full_pipeline(adapter: FamilyAdapter, embedding_files: Sequence[Path], folder: Path) -> None:
+    """Save a whole model with learned words built in, for ``from_pretrained(folder)``.
+
+    The pipeline itself is left as it was: tokenizers and text encoders are copied before the words are added.
+
+    Args:
+        adapter: Calls the pipeline.
+        embedding_files: Files in diffusers format.
+        folder: Where the model goes.
+
+    Raises:
+        StorageError: The model cannot be written.
+    """
+    pipeline: Any = adapter.pipeline
+    ours = [part for slot in adapter.slots for part in (slot.tokenizer, slot.text_encoder)]
+    parts = {
+        name: copy.deepcopy(part) if any(part is own for own in ours) else part
+        for name, part in pipeline.components.items()
+    }
+    checked = {name: pipeline.config[name] for name in ("requires_safety_checker",) if name in pipeline.config}
+    whole: Any = type(pipeline)(**parts, **checked)
+    for file in embedding_files:
+        whole.load_textual_inversion(str(file))
+    try:
+        whole.save_pretrained(folder)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write the model to {folder}: {error}. Free some space, or save it later."
+        ) from error
+
+
+def _load_from_files(
+    name: str,
+    revision: str | None,
+    variant: str | None,
+    safety_checker: bool,
+    extra: dict[str, Any],
+) -> DiffusionPipeline:
+    if Path(name).is_dir() and not (Path(name) / "model_index.json").is_file():
+        raise ModelError(
+            f"{name} is no diffusers pipeline: it has no model_index.json. Give the folder that"
+            " `pipeline.save_pretrained(folder)` wrote, a Hub id, or 'pocket'."
+        )
+    if Path(name).is_file():
+        raise ModelError(f"{name} is a file; give the folder of a diffusers pipeline, a Hub id, or 'pocket'.")
+    try:
+        index = DiffusionPipeline.load_config(name, revision=revision)
+        if not safety_checker and index.get("safety_checker", (None, None))[0] is not None:
+            extra = {**extra, "safety_checker": None, "requires_safety_checker": False}
+        return DiffusionPipeline.from_pretrained(name, revision=revision, variant=variant, **extra)
+    except (OSError, ValueError, AttributeError, ImportError, TypeError, KeyError, RuntimeError) as error:
+        # diffusers raises all of these for damaged, missing or unknown parts; one type with the cause serves better.
+        raise ModelError(
+            f"Cannot load the model {name!r}: {_first_lines(error)} Give a Hub id (log in with `hf auth login` if it is"
+            " gated), the folder of a diffusers pipeline, or 'pocket'."
+        ) from error
+
+
+def _load_tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"Cannot load the tokenizer {name!r}: {_first_lines(error)}") from error
+
+
+def _first_lines(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:300] + " ..."

@@ -1,0 +1,237 @@
+"""Make pictures with learned words: the same prompt encoding as in training, then the pipeline's own sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from textual_inversion_ext.concept import LearnedConcept
+from textual_inversion_ext.errors import ConceptError, ConfigError, EmbeddingFileError
+from textual_inversion_ext.families import adapter_for
+from textual_inversion_ext.families.base import FamilyAdapter
+from textual_inversion_ext.records import Conditioning
+from textual_inversion_ext.tokens import PromptEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSettings:
+    """How pictures are made.
+
+    Attributes:
+        num_inference_steps: Denoising steps.
+        guidance_scale: Strength of classifier-free guidance; 1 or less turns it off.
+        negative_prompt: What the pictures should not show; learned words work here too.
+        size: Width and height in pixels, or None for the model's own.
+        batch_size: Pictures at a time. It does not change them: every picture has its own noise.
+    """
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+    negative_prompt: str = ""
+    size: tuple[int, int] | None = None
+    batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("num_inference_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not 0 <= self.guidance_scale < float("inf"):
+            raise ConfigError(f"guidance_scale is {self.guidance_scale}; it must be 0 or more.")
+
+
+def sample(
+    pipeline: DiffusionPipeline,
+    concepts: Sequence[LearnedConcept],
+    prompts: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    settings: SampleSettings | None = None,
+) -> list[list[Image.Image]]:
+    """Make one picture per prompt and seed.
+
+    The pipeline is left as it was: no token is added to its tokenizer, no row to its text encoder. Words in any
+    letter case and words that contain one another work (plain diffusers mishandles both).
+
+    Args:
+        pipeline: A loaded pipeline of a supported family, on its device.
+        concepts: Learned words that the prompts may use; may be empty.
+        prompts: The prompts.
+        seeds: One picture of each prompt per seed; the noise of a seed is the same on every device.
+        settings: Steps, guidance, ...
+
+    Returns:
+        A list per prompt with a picture per seed.
+
+    Raises:
+        ConceptError: Two concepts have the same token.
+        EmbeddingFileError: A concept was learned for another kind of model.
+    """
+    adapter = adapter_for(pipeline)
+    rows = stack_rows(adapter, concepts)
+    encoders = word_encoders(adapter, [(concept.token, concept.num_vectors) for concept in concepts])
+    with adapter.attached():
+        return sample_attached(adapter, encoders, rows, prompts, seeds, settings)
+
+
+@torch.no_grad()
+def sample_attached(
+    adapter: FamilyAdapter,
+    encoders: Mapping[str, PromptEncoder],
+    rows: Mapping[str, Tensor],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    settings: SampleSettings | None = None,
+) -> list[list[Image.Image]]:
+    """Like ``sample``, for rows that are live (previews while training). Call it inside ``adapter.attached()``.
+
+    Args:
+        adapter: Calls the pipeline's parts.
+        encoders: Encoder key -> prompt encoder that knows the placeholders.
+        rows: Encoder key -> (N, D) float32 learned rows.
+        prompts: The prompts.
+        seeds: One picture of each prompt per seed.
+        settings: Steps, guidance, ...
+
+    Returns:
+        A list per prompt with a picture per seed.
+    """
+    settings = settings or SampleSettings()
+    jobs = [(prompt, seed) for prompt in prompts for seed in seeds]
+    pictures: list[Image.Image] = []
+    with _vae_on(adapter.pipeline, adapter.device), _own_bar_hidden(adapter.pipeline):
+        with tqdm(total=len(jobs), desc="pictures", unit="picture", delay=2, leave=False) as bar:
+            for first in range(0, len(jobs), settings.batch_size):
+                part = jobs[first : first + settings.batch_size]
+                pictures += _sample_batch(adapter, encoders, rows, part, settings)
+                bar.update(len(part))
+    return [pictures[first : first + len(seeds)] for first in range(0, len(pictures), max(1, len(seeds)))]
+
+
+def stack_rows(adapter: FamilyAdapter, concepts: Sequence[LearnedConcept]) -> dict[str, Tensor]:
+    """Put the rows of several concepts under one another, as the text encoders look them up.
+
+    Args:
+        adapter: Knows the text encoders.
+        concepts: The concepts.
+
+    Returns:
+        Encoder key -> (N, D) float32 on the model's device.
+
+    Raises:
+        EmbeddingFileError: A concept has no rows for an encoder, or rows of another width.
+    """
+    stacked = {}
+    for slot in adapter.slots:
+        for concept in concepts:
+            found = concept.vectors.get(slot.key)
+            if found is None or found.shape[1] != slot.dim:
+                made_for = ", ".join(f"{key} of width {rows.shape[1]}" for key, rows in concept.vectors.items())
+                raise EmbeddingFileError(
+                    f"{concept.token} was learned for another kind of model: it has rows for {made_for}, this model"
+                    f" needs {slot.key} of width {slot.dim}. Load the model it was trained on."
+                )
+        # Without any concept one row that no prompt refers to: a table of no rows cannot be looked up in.
+        parts = [concept.vectors[slot.key] for concept in concepts] or [torch.zeros(1, slot.dim)]
+        stacked[slot.key] = torch.cat(parts).to(adapter.device)
+    return stacked
+
+
+def word_encoders(adapter: FamilyAdapter, words: Sequence[tuple[str, int]]) -> dict[str, PromptEncoder]:
+    """Prompt encoders that know the placeholders, whose rows are stacked in the same order.
+
+    Args:
+        adapter: Knows the tokenizers.
+        words: Placeholder token and number of rows of each concept.
+
+    Returns:
+        Encoder key -> prompt encoder.
+
+    Raises:
+        ConceptError: Two tokens are the same.
+    """
+    tokens = [token for token, _ in words]
+    for token in tokens:
+        if tokens.count(token) > 1:
+            raise ConceptError(f"{token} was given twice; load each word once, or rename one of the two.")
+    encoders = {}
+    for slot in adapter.slots:
+        placeholders, next_id = {}, slot.first_id
+        for token, count in words:
+            placeholders[token] = tuple(range(next_id, next_id + count))
+            next_id += count
+        encoders[slot.key] = PromptEncoder(slot.tokenizer, placeholders)
+    return encoders
+
+
+def _sample_batch(
+    adapter: FamilyAdapter,
+    encoders: Mapping[str, PromptEncoder],
+    rows: Mapping[str, Tensor],
+    jobs: Sequence[tuple[str, int]],
+    settings: SampleSettings,
+) -> list[Image.Image]:
+    """Make the pictures of some (prompt, seed) pairs at once."""
+
+    def encoded(prompts: list[str]) -> Conditioning:
+        ids = {key: encoder.encode(prompts).to(adapter.device) for key, encoder in encoders.items()}
+        return adapter.encode(ids, rows)
+
+    positive = encoded([prompt for prompt, _ in jobs])
+    arguments: dict[str, Any] = {"prompt_embeds": positive.hidden_states, "pooled_prompt_embeds": positive.pooled}
+    if settings.guidance_scale > 1:
+        negative = encoded([settings.negative_prompt] * len(jobs))
+        arguments["negative_prompt_embeds"] = negative.hidden_states
+        arguments["negative_pooled_prompt_embeds"] = negative.pooled
+    if settings.size is not None:
+        arguments["width"], arguments["height"] = settings.size
+    pipeline: Any = adapter.pipeline
+    latents = pipeline(
+        **{name: value for name, value in arguments.items() if value is not None},
+        # Noise drawn on the CPU: the same picture on every device, whatever the batch size.
+        generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in jobs],
+        num_inference_steps=settings.num_inference_steps,
+        guidance_scale=settings.guidance_scale,
+        output_type="latent",
+    ).images
+    return _decode(pipeline, latents)
+
+
+def _decode(pipeline: Any, latents: Tensor) -> list[Image.Image]:
+    """Decode as the pipeline does, in the VAE's own dtype (it stays float32 beside a float16 denoiser)."""
+    vae = pipeline.vae
+    scaled = latents.to(vae.dtype) / vae.config.scaling_factor
+    pixels = vae.decode(scaled, return_dict=False)[0]
+    denormalize = [True] * len(pixels)
+    if getattr(pipeline, "safety_checker", None) is not None:
+        pixels, flagged = pipeline.run_safety_checker(pixels, pixels.device, vae.dtype)
+        denormalize = [not hidden for hidden in flagged]
+    return pipeline.image_processor.postprocess(pixels.detach(), output_type="pil", do_denormalize=denormalize)
+
+
+@contextmanager
+def _vae_on(pipeline: Any, device: torch.device) -> Iterator[None]:
+    """Bring the VAE back to the denoiser's device for a while; training had sent it away to save memory."""
+    home = pipeline.vae.device
+    pipeline.vae.to(device)
+    try:
+        yield
+    finally:
+        pipeline.vae.to(home)
+
+
+@contextmanager
+def _own_bar_hidden(pipeline: Any) -> Iterator[None]:
+    """Silence the pipeline's bar: one bar over all pictures says more than one per picture."""
+    before = dict(getattr(pipeline, "_progress_bar_config", {}))
+    pipeline.set_progress_bar_config(**{**before, "disable": True})
+    try:
+        yield
+    finally:
+        pipeline.set_progress_bar_config(**before)
