@@ -30,7 +30,12 @@ from textual_inversion_ext.pocket.specs import SubjectSpec
 
 CAPTION_SEEDS = tuple(range(100, 108))
 SCORE_SEEDS = tuple(range(16))
-EDIT_PROMPTS = ("a photo of {} on the beach", "a photo of {} in the snow", "a painting of {}", "a cartoon of {} at night")
+EDIT_PROMPTS = (
+    "a photo of {} on the beach",
+    "a photo of {} in the snow",
+    "a painting of {}",
+    "a cartoon of {} at night",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +136,35 @@ class Bench:
 def table(rows: list[Row]) -> str:
     """Format the rows as a Markdown table, with the mean last."""
     names = list(rows[0].word_distances)
-    head = "| concept | seed | caption | word | real | closed | text: caption | text: word | " + " | ".join(names) + " | norm | s |"
+    head = (
+        "| concept | seed | caption | word | real | closed | text: caption | text: word | "
+        + " | ".join(names)
+        + " | norm | s |"
+    )
     lines = [head, "|" + "---|" * (10 + len(names))]
 
     def cells(group: list[Row], concept: str, seed: str) -> str:
         mean = lambda value: float(np.mean([value(row) for row in group]))  # noqa: E731
-        moved = [1 - mean(lambda r, n=n: r.word_distances[n]) / mean(lambda r, n=n: r.caption_distances[n]) for n in names]
-        values = [mean(lambda r, k=k: getattr(r, k)) for k in ("caption_similarity", "word_similarity", "reference_similarity", "closed", "caption_text", "word_text")]
+        moved = [
+            1 - mean(lambda r, n=n: r.word_distances[n]) / mean(lambda r, n=n: r.caption_distances[n]) for n in names
+        ]
+        values = [
+            mean(lambda r, k=k: getattr(r, k))
+            for k in (
+                "caption_similarity",
+                "word_similarity",
+                "reference_similarity",
+                "closed",
+                "caption_text",
+                "word_text",
+            )
+        ]
         cols = [f"{v:.3f}" for v in values] + [f"{m:.2f}" for m in moved]
-        return f"| {concept} | {seed} | " + " | ".join(cols) + f" | {mean(lambda r: r.norm):.2f} | {mean(lambda r: r.seconds):.0f} |"
+        return (
+            f"| {concept} | {seed} | "
+            + " | ".join(cols)
+            + f" | {mean(lambda r: r.norm):.2f} | {mean(lambda r: r.seconds):.0f} |"
+        )
 
     lines += [cells([row], row.concept, str(row.seed)) for row in rows]
     lines.append(cells(rows, "**mean**", "all"))
@@ -152,12 +177,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--concepts", nargs="+", default=[concept.name for concept in OBJECTS])
     parser.add_argument("--num_vectors", type=int, default=1)
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="settings that differ from the defaults")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="NAME=JSON", help="settings that differ from the defaults"
+    )
     parser.add_argument("--results", type=Path, default=CACHE / "pocket_learning.jsonl")
     arguments = parser.parse_args()
     overrides = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
+    done = (
+        [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
+    )
     rows = [Row(**entry) for entry in done]
     bench = Bench(overrides, arguments.num_vectors)
     for concept in (c for c in OBJECTS if c.name in arguments.concepts):

@@ -1,6 +1,6 @@
 """How well the pocket models follow prompts: recognition over attribute combinations, VAE error, a grid to look at.
 
-    python benchmarks/pocket_quality.py
+python benchmarks/pocket_quality.py
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ def combinations(count: int, held_out: bool, seed: int) -> Iterator[Combination]
     """Draw combinations that occur in training, or ones that were kept out of it."""
     rng = np.random.default_rng(seed)
     while count:
-        found = str(rng.choice(words.SUBJECTS)), str(rng.choice(list(words.COLOURS))), str(rng.choice(list(words.SCENES)))
+        found = (
+            str(rng.choice(words.SUBJECTS)),
+            str(rng.choice(list(words.COLOURS))),
+            str(rng.choice(list(words.SCENES))),
+        )
         if words.is_held_out(*found) == held_out:
             count -= 1
             yield found
@@ -77,7 +81,9 @@ def main() -> None:
     settings = SampleSettings(arguments.num_inference_steps, arguments.guidance_scale)
     pipeline = load_pipeline() if arguments.weights is None else _other(arguments.weights)
     reader, start = load_reader(), time.perf_counter()
-    report: dict[str, Any] = {"settings": {"guidance_scale": settings.guidance_scale, "steps": settings.num_inference_steps}}
+    report: dict[str, Any] = {
+        "settings": {"guidance_scale": settings.guidance_scale, "steps": settings.num_inference_steps}
+    }
     report["reader on fresh renderings"] = accuracy(reader)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     for name, held_out in (("trained combinations", False), ("held-out combinations", True)):

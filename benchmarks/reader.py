@@ -27,7 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "accessory": ("none", *words.ACCESSORIES),
 }
 NUMBERS = {"main": 3, "accent": 3, "aspect": 1, "feature": 1}
-PICTURES, STEPS, BATCH, SEED = 20_000, 2_500, 64, 77
+PICTURES, STEPS, BATCH, SEED = 16_000, 2_500, 64, 77
 
 
 @dataclass(frozen=True, slots=True)

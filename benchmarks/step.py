@@ -139,7 +139,12 @@ def measure(arguments: argparse.Namespace, batch_size: int) -> str:
     ratio = statistics.median(s / b for s, b in zip(steps, bare, strict=True))
     share = flops.get_total_flops() / statistics.median(steps) / matrix_rate(arguments.device, case.states.dtype)
     memory = f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB" if cuda else "-"
-    cells = [batch_size, f"{1e3 * statistics.median(bare):.1f}", f"{1e3 * statistics.median(steps):.1f}", f"{ratio:.3f}"]
+    cells = [
+        batch_size,
+        f"{1e3 * statistics.median(bare):.1f}",
+        f"{1e3 * statistics.median(steps):.1f}",
+        f"{ratio:.3f}",
+    ]
     cells += [f"{1 / statistics.median(steps):.1f}", memory, f"{share:.0%}"]
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
@@ -149,7 +154,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("pocket", "sd15"), default="pocket")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=("no", "fp16", "bf16"), default="no", help="precision of the frozen networks")
+    parser.add_argument(
+        "--dtype", choices=("no", "fp16", "bf16"), default="no", help="precision of the frozen networks"
+    )
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--repeats", type=int, default=40)
     arguments = parser.parse_args()

@@ -53,8 +53,28 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole build of a few steps."""
     folder = tmp_path_factory.mktemp("build")
-    arguments = ["--work_dir", folder / "work", "--output_dir", folder / "weights", "--pictures", "500", "--workers", "1"]
-    arguments += ["--device", "cpu", "--clip_steps", "2", "--vision_steps", "2", "--vae_steps", "2", "--unet_steps", "2"]
+    arguments = [
+        "--work_dir",
+        folder / "work",
+        "--output_dir",
+        folder / "weights",
+        "--pictures",
+        "500",
+        "--workers",
+        "1",
+    ]
+    arguments += [
+        "--device",
+        "cpu",
+        "--clip_steps",
+        "2",
+        "--vision_steps",
+        "2",
+        "--vae_steps",
+        "2",
+        "--unet_steps",
+        "2",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["build", *map(str, arguments)])
         command.main()

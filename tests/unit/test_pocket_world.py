@@ -109,7 +109,10 @@ def test_captions_are_sometimes_short_and_sometimes_long_and_use_the_training_te
     assert min(lengths) <= 4
     assert max(lengths) >= 15
     starts = {template.split("{}")[0] for template in PHOTO_TEMPLATES}
-    assert {start for start in starts if any(text.startswith(start) for text in texts)} >= {"a photo of my ", "a rendition of a "}
+    assert {start for start in starts if any(text.startswith(start) for text in texts)} >= {
+        "a photo of my ",
+        "a rendition of a ",
+    }
 
 
 def test_the_profession_has_a_bias_that_no_caption_names() -> None:

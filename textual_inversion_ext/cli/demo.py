@@ -137,7 +137,14 @@ def show(name: str, folder: Path, pipeline: object, result: TrainingResult) -> N
     sheet.save(data, "PNG")
     atomic_write(picture, data.getvalue())
     command = shlex.join(
-        ["textual-inversion", "generate", "--concept", str(folder), "--prompt", f"a sketch of {learned.token} in the forest"]
+        [
+            "textual-inversion",
+            "generate",
+            "--concept",
+            str(folder),
+            "--prompt",
+            f"a sketch of {learned.token} in the forest",
+        ]
     )
     atomic_write(page, _page(data.getvalue(), folder, caption, scores, result, command, len(references)))
     print(f"\nCLIP similarity to the real pictures: caption {scores.caption:.3f}, word {scores.word:.3f},", end=" ")
@@ -178,25 +185,30 @@ def _page(
     losses = [float(next(iter(json.loads(line)["loss"].values()))) for line in lines]
     smooth = [sum(losses[max(0, i - 9) : i + 1]) / len(losses[max(0, i - 9) : i + 1]) for i in range(len(losses))]
     rows = next(iter(learned.vectors.values()))
-    template = files("textual_inversion_ext.cli").joinpath("templates", "demo.html.jinja").read_text(encoding="utf-8")
-    return Environment(autoescape=True).from_string(template).render(
-        token=learned.token,
-        pictures=pictures,
-        vectors=rows.shape[0],
-        width=rows.shape[1],
-        steps=result.steps[learned.token],
-        seconds=result.seconds,
-        sheet=base64.b64encode(sheet).decode("ascii"),
-        samples=len(SCORE_SEEDS),
-        caption=caption.phrase,
-        caption_score=scores.caption,
-        word_score=scores.word,
-        reference_score=scores.references,
-        curve=_points(losses, losses),
-        smooth_curve=_points(smooth, losses),
-        highest=max(losses),
-        lowest=min(losses),
-        next_command=command,
+    source = files("textual_inversion_ext.cli") / "templates" / "demo.html.jinja"
+    template = source.read_text(encoding="utf-8")
+    return (
+        Environment(autoescape=True)
+        .from_string(template)
+        .render(
+            token=learned.token,
+            pictures=pictures,
+            vectors=rows.shape[0],
+            width=rows.shape[1],
+            steps=result.steps[learned.token],
+            seconds=result.seconds,
+            sheet=base64.b64encode(sheet).decode("ascii"),
+            samples=len(SCORE_SEEDS),
+            caption=caption.phrase,
+            caption_score=scores.caption,
+            word_score=scores.word,
+            reference_score=scores.references,
+            curve=_points(losses, losses),
+            smooth_curve=_points(smooth, losses),
+            highest=max(losses),
+            lowest=min(losses),
+            next_command=command,
+        )
     )
 
 

@@ -66,7 +66,10 @@ def _snow(b: Backdrop, horizon: float) -> None:
     for _ in range(3):
         x, height = b.rng.uniform(0.0, 1.0), b.rng.uniform(0.2, 0.34)
         b.polygon([(x - 0.35, horizon), (x, horizon - height), (x + 0.35, horizon)], b.vary((152, 172, 202)))
-        b.polygon([(x - 0.12, horizon - height * 0.66), (x, horizon - height), (x + 0.12, horizon - height * 0.66)], (244, 248, 252))
+        b.polygon(
+            [(x - 0.12, horizon - height * 0.66), (x, horizon - height), (x + 0.12, horizon - height * 0.66)],
+            (244, 248, 252),
+        )
     b.gradient(b.vary((236, 242, 250), 4), b.vary((216, 226, 242), 4), horizon, 1.0)
     for x, y in b.rng.uniform(0.0, 1.0, (16, 2)):
         b.ellipse(x, y, 0.014, 0.014, (255, 255, 255))

@@ -36,7 +36,14 @@ class SubjectSpec:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a subject stands: `x` of its middle and `ground` of its feet in [0, 1] of the picture, `scale` of its height."""
+    """Where a subject stands.
+
+    Attributes:
+        x: Its middle, in [0, 1] of the picture's width.
+        ground: Its feet, in [0, 1] of the picture's height.
+        scale: Its height as a share of the picture's.
+        mirrored: Whether it faces left.
+    """
 
     x: float
     ground: float

@@ -43,7 +43,9 @@ def painting(layers: Layers, side: int, rng: np.random.Generator) -> Image.Image
     size = layers.background.width
     blobs = _displace(pixels, rng.normal(0.0, 1.0, (2, size // 8, size // 8)), size * 0.011)
     strokes = rng.normal(0.0, 1.0, (size // 12, size // 5)).astype(np.float32)
-    relief = np.asarray(Image.fromarray(strokes).resize((size, size), Image.Resampling.BILINEAR).rotate(35), dtype=np.float32)
+    relief = np.asarray(
+        Image.fromarray(strokes).resize((size, size), Image.Resampling.BILINEAR).rotate(35), dtype=np.float32
+    )
     varnish = np.array([1.02, 0.95, 0.80], dtype=np.float32)
     return _shrink((blobs + 13.0 * relief[..., None]) * varnish, side)
 
@@ -63,7 +65,9 @@ def sketch(layers: Layers, side: int, rng: np.random.Generator) -> Image.Image:
 
 def _displace(pixels: np.ndarray, field: np.ndarray, reach: float) -> np.ndarray:
     size = pixels.shape[0]
-    shifts = [np.asarray(Image.fromarray(f.astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)) for f in field]
+    shifts = [
+        np.asarray(Image.fromarray(f.astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)) for f in field
+    ]
     yy, xx = np.mgrid[0:size, 0:size]
     rows = np.clip(yy + shifts[0] * reach, 0, size - 1).astype(int)
     columns = np.clip(xx + shifts[1] * reach, 0, size - 1).astype(int)

@@ -25,12 +25,19 @@ SEED = 20_221
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser."""
     parser = argparse.ArgumentParser(prog="python -m textual_inversion_ext.pocket.build", description=__doc__)
-    parser.add_argument("--work_dir", type=Path, default=Path("pocket-build"), help="pictures and checkpoints; a second call goes on there")
+    parser.add_argument(
+        "--work_dir",
+        type=Path,
+        default=Path("pocket-build"),
+        help="pictures and checkpoints; a second call goes on there",
+    )
     parser.add_argument("--output_dir", type=Path, default=WEIGHTS, help="where the finished weights go")
     parser.add_argument("--stage", choices=("all", "render", "clip", "vision", "vae", "unet", "export"), default="all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
-    parser.add_argument("--compile", action="store_true", help="run the denoiser through torch.compile (needs a C++ compiler)")
+    parser.add_argument(
+        "--compile", action="store_true", help="run the denoiser through torch.compile (needs a C++ compiler)"
+    )
     parser.add_argument("--pictures", type=int, default=PICTURES, help="training pictures to render, in steps of 500")
     parser.add_argument("--clip_steps", type=int, default=clip.SCHEDULE.steps)
     parser.add_argument("--vision_steps", type=int, default=clip.VISION_SCHEDULE.steps)
@@ -152,7 +159,12 @@ def image_processor() -> CLIPImageProcessorPil:
 
 def _with_steps(schedule: Schedule, steps: int) -> Schedule:
     return Schedule(
-        steps, schedule.learning_rate, schedule.weight_decay, schedule.averaging, schedule.decay_share, schedule.save_every
+        steps,
+        schedule.learning_rate,
+        schedule.weight_decay,
+        schedule.averaging,
+        schedule.decay_share,
+        schedule.save_every,
     )
 
 

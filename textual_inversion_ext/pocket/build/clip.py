@@ -67,7 +67,12 @@ def pixels_to_tensor(pixels: np.ndarray, device: torch.device) -> Tensor:
 
 
 def train_clip(
-    model: CLIPModel, world: RenderedWorld, ids: Tensor, folder: Path, device: torch.device, schedule: Schedule = SCHEDULE
+    model: CLIPModel,
+    world: RenderedWorld,
+    ids: Tensor,
+    folder: Path,
+    device: torch.device,
+    schedule: Schedule = SCHEDULE,
 ) -> CLIPModel:
     """Train both towers contrastively (Radford et al. 2021, section 2.3).
 
@@ -92,7 +97,7 @@ def train_clip(
         return _contrastive_loss(model, world, ids[..., :length], rows, rng, device)
 
     training.run(loss_of)
-    return training.use_average()  # type: ignore[no-any-return]
+    return training.use_average()
 
 
 def train_vision(
@@ -135,7 +140,7 @@ def train_vision(
         return _contrastive_loss(model, world, ids[..., :length], rows, rng, device)
 
     training.run(loss_of)
-    return training.use_average()  # type: ignore[no-any-return]
+    return training.use_average()
 
 
 def _used_length(ids: Tensor) -> int:
@@ -150,7 +155,12 @@ def _rows_by_scene(world: RenderedWorld) -> list[np.ndarray]:
 
 
 def _contrastive_loss(
-    model: CLIPModel, world: RenderedWorld, ids: Tensor, rows: np.ndarray, rng: np.random.Generator, device: torch.device
+    model: CLIPModel,
+    world: RenderedWorld,
+    ids: Tensor,
+    rows: np.ndarray,
+    rng: np.random.Generator,
+    device: torch.device,
 ) -> Tensor:
     pixels = pixels_to_tensor(world.pixels[rows], device)
     if rng.random() < 0.5:
@@ -159,7 +169,9 @@ def _contrastive_loss(
     text = ids[torch.from_numpy(rows), torch.from_numpy(rng.integers(0, ids.shape[1], count))].to(device)
     with torch.autocast(device.type, torch.bfloat16):
         output = model(input_ids=text, pixel_values=(pixels - PIXEL_MEAN) / PIXEL_STD)
-    images, texts = (torch.nn.functional.normalize(e.float(), dim=-1) for e in (output.image_embeds, output.text_embeds))
+    images, texts = (
+        torch.nn.functional.normalize(e.float(), dim=-1) for e in (output.image_embeds, output.text_embeds)
+    )
     # Equal captions in one batch are no negatives of each other.
     same = (text[:, None, :] == text[None, :, :]).all(-1) & ~torch.eye(count, dtype=torch.bool, device=device)
     logits = (images @ texts.t() * model.logit_scale.exp().clamp(max=100.0)).masked_fill(same, -1e4)

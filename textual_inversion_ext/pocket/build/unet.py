@@ -93,4 +93,4 @@ def train_unet(
         return ((predicted - noise).square().mean((1, 2, 3)) * weight).sum() / weight.sum()
 
     training.run(loss_of)
-    return training.use_average()  # type: ignore[return-value]
+    return training.use_average()

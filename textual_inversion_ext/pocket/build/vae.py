@@ -72,10 +72,12 @@ def train_vae(
             output = model.decode(posterior.mean + posterior.std * noise).sample
         error = output.float() - target
         # The absolute error keeps edges sharp, the squared one is what PSNR measures.
-        return error.square().mean() + 0.2 * error.abs().mean() + KL_WEIGHT * posterior.kl().float().mean() / CROP**2 * 64
+        return (
+            error.square().mean() + 0.2 * error.abs().mean() + KL_WEIGHT * posterior.kl().float().mean() / CROP**2 * 64
+        )
 
     training.run(loss_of)
-    return training.use_average()  # type: ignore[return-value]
+    return training.use_average()
 
 
 @torch.no_grad()

@@ -34,7 +34,10 @@ def teapot(pen: Pen, size: float) -> None:
     """Teapot with a spout to the right and a round handle to the left."""
     pen.ring(-0.68, 0.28, (0.3, 0.34), 0.13, M.ACCENT)
     reach = 0.42 * size
-    pen.polygon([(0.4, 0.62), (0.4, 0.2), (0.6 + reach * 0.6, -0.12 - reach * 0.5), (0.78 + reach, -0.02 - reach * 0.5)], M.MAIN_SHADE)
+    pen.polygon(
+        [(0.4, 0.62), (0.4, 0.2), (0.6 + reach * 0.6, -0.12 - reach * 0.5), (0.78 + reach, -0.02 - reach * 0.5)],
+        M.MAIN_SHADE,
+    )
     pen.ellipse(0.0, 0.35, 0.64, 0.58, M.MAIN)
     pen.rectangle(-0.35, 0.86, 0.35, 1.0, M.ACCENT, 0.06)
     pen.ellipse(0.0, -0.18, 0.36, 0.16, M.ACCENT)
