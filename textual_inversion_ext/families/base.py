@@ -131,8 +131,8 @@ class FamilyAdapter(ABC):
         """
         for module in self.networks():
             module.to(device, torch.float32 if module is self.pipeline.vae else dtype)
-        # Convolutions want this layout: 4-8 % of a step on CPU, more with tensor cores. Values are the same.
-        self.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload] - torch's stub lacks it
+        # Convolutions are faster in this layout (3-8 % of a tiny UNet's step on CPU); results differ by rounding only.
+        self.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective.to(device)
         return self
 
