@@ -79,7 +79,9 @@ class Build:
         torch.manual_seed(SEED + 3)
         schedule = _with_steps(clip.VISION_SCHEDULE, self.arguments.vision_steps)
         model = clip.build_clip(self.tokenizer, clip.FINE_PATCH)
-        return clip.train_vision(coarse, model, self.world, self.ids, self.folder, self.device, schedule)
+        return clip.train_vision(
+            coarse, model, self.tokenizer, self.world, self.ids, self.folder, self.device, schedule
+        )
 
     def vae(self) -> AutoencoderKL:
         """Train the VAE, or go on training it; its latents are scaled to unit variance."""

@@ -17,7 +17,7 @@ from textual_inversion_ext.pocket.build.dataset import CAPTIONS_PER_PICTURE, Ren
 from textual_inversion_ext.pocket.build.loop import Schedule, Training
 from textual_inversion_ext.pocket.build.tokenizer import MAX_LENGTH
 from textual_inversion_ext.pocket.renderer import SIDE
-from textual_inversion_ext.pocket.vocabulary import SCENES
+from textual_inversion_ext.pocket.vocabulary import SCENES, SUBJECTS
 
 SCHEDULE = Schedule(steps=1800, learning_rate=1e-3, weight_decay=0.1, averaging=0.998)
 VISION_SCHEDULE = Schedule(steps=2500, learning_rate=1.5e-3, weight_decay=0.05, averaging=0.998)
@@ -94,7 +94,8 @@ def train_clip(
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng((1, step))
         rows = np.sort(rng.choice(len(world.pixels), BATCH, replace=False))
-        return _contrastive_loss(model, world, ids[..., :length], rows, rng, device)
+        images, texts, same = _embedded(model, world, ids[..., :length], rows, rng, device)
+        return _matching_loss(model.logit_scale.exp().clamp(max=100.0) * images @ texts.t(), same)
 
     training.run(loss_of)
     return training.use_average()
@@ -103,6 +104,7 @@ def train_clip(
 def train_vision(
     coarse: CLIPModel,
     model: CLIPModel,
+    tokenizer: CLIPTokenizer,
     world: RenderedWorld,
     ids: Tensor,
     folder: Path,
@@ -111,11 +113,14 @@ def train_vision(
 ) -> CLIPModel:
     """Train a new vision tower and the projections against the frozen text tower (Zhai et al. 2022, section 3).
 
-    In most batches all pictures show one scene: place alone then tells no pair apart, subject and colours must.
+    In most batches all pictures show one scene: place alone then tells no pair apart, subject and colours must. Beside
+    the captions, each picture is matched with one prompt per subject word: shape is what a vision transformer learns
+    last, and captions differ in so much else that they hardly ask for it.
 
     Args:
         coarse: Finished first stage; gives its text tower.
         model: From `build_clip`, with the finer patches.
+        tokenizer: The pocket tokenizer.
         world: Pictures.
         ids: Their captions, int64 (N, captions, L).
         folder: Where the checkpoint is kept.
@@ -130,14 +135,22 @@ def train_vision(
     model.to(device).train()
     model.text_model.requires_grad_(False)
     training = Training("vision", model, schedule, folder)
-    length, by_scene = _used_length(ids), _rows_by_scene(world)
+    length, by_scene, subjects = _used_length(ids), _rows_by_scene(world), _subjects(world)
+    prompts = tokenizer([f"a photo of a {word}" for word in SUBJECTS], padding="max_length", return_tensors="pt")
+    subject_ids = prompts.input_ids[:, :length].to(device)
 
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng((4, step))
         one_scene = rng.random() < ONE_SCENE
         pool = by_scene[int(rng.integers(len(by_scene)))] if one_scene else np.arange(len(world.pixels))
         rows = np.sort(rng.choice(pool, BATCH, replace=False))
-        return _contrastive_loss(model, world, ids[..., :length], rows, rng, device)
+        images, texts, same = _embedded(model, world, ids[..., :length], rows, rng, device)
+        with torch.autocast(device.type, torch.bfloat16):
+            words = model.get_text_features(subject_ids).pooler_output
+        scale = model.logit_scale.exp().clamp(max=100.0)
+        named = scale * images @ torch.nn.functional.normalize(words.float(), dim=-1).t()
+        recognised = torch.nn.functional.cross_entropy(named, subjects[rows].to(device), ignore_index=-1)
+        return _matching_loss(scale * images @ texts.t(), same) + recognised
 
     training.run(loss_of)
     return training.use_average()
@@ -154,14 +167,25 @@ def _rows_by_scene(world: RenderedWorld) -> list[np.ndarray]:
     return [np.flatnonzero([phrase in text for text in texts]) for phrase in SCENES.values()]
 
 
-def _contrastive_loss(
+def _subjects(world: RenderedWorld) -> Tensor:
+    """Return the position in `SUBJECTS` of each picture's subject, int64 (N,); -1 where captions name none or two."""
+    found = []
+    for captions in world.captions:
+        words = set(" ".join(captions).split())
+        named = [index for index, subject in enumerate(SUBJECTS) if subject in words]
+        found.append(named[0] if len(named) == 1 else -1)
+    return torch.tensor(found)
+
+
+def _embedded(
     model: CLIPModel,
     world: RenderedWorld,
     ids: Tensor,
     rows: np.ndarray,
     rng: np.random.Generator,
     device: torch.device,
-) -> Tensor:
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Embed pictures and one caption of each; the third tensor marks different pictures with equal captions."""
     pixels = pixels_to_tensor(world.pixels[rows], device)
     if rng.random() < 0.5:
         pixels = pixels.flip(-1)
@@ -169,11 +193,15 @@ def _contrastive_loss(
     text = ids[torch.from_numpy(rows), torch.from_numpy(rng.integers(0, ids.shape[1], count))].to(device)
     with torch.autocast(device.type, torch.bfloat16):
         output = model(input_ids=text, pixel_values=(pixels - PIXEL_MEAN) / PIXEL_STD)
+    same = (text[:, None, :] == text[None, :, :]).all(-1) & ~torch.eye(count, dtype=torch.bool, device=device)
     images, texts = (
         torch.nn.functional.normalize(e.float(), dim=-1) for e in (output.image_embeds, output.text_embeds)
     )
-    # Equal captions in one batch are no negatives of each other.
-    same = (text[:, None, :] == text[None, :, :]).all(-1) & ~torch.eye(count, dtype=torch.bool, device=device)
-    logits = (images @ texts.t() * model.logit_scale.exp().clamp(max=100.0)).masked_fill(same, -1e4)
-    target, entropy = torch.arange(count, device=device), torch.nn.functional.cross_entropy
+    return images, texts, same
+
+
+def _matching_loss(logits: Tensor, same: Tensor) -> Tensor:
+    """Symmetric cross-entropy over a batch; equal captions are no negatives of each other."""
+    logits = logits.masked_fill(same, -1e4)
+    target, entropy = torch.arange(len(logits), device=logits.device), torch.nn.functional.cross_entropy
     return (entropy(logits, target) + entropy(logits.t(), target)) / 2
