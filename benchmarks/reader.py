@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,21 +98,30 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0).permute(2, 0, 1)
 
 
-def _renderings(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def _render_chunk(count: int, seed: tuple[int, int]) -> tuple[np.ndarray, list[list[int]], list[list[float]]]:
     rng = np.random.default_rng(seed)
     pixels, labels, numbers = [], [], []
-    bar = tqdm(total=count, desc="rendering for the reader")
     while len(pixels) < count:
         # Every fourth picture is a combination that the generator was never trained on.
         picture = random_picture(rng, held_out=len(pixels) % 4 == 0)[0]
         if len(picture.subjects) == 2:
             continue
         label, number = truth(picture)
-        pixels.append(torch.from_numpy(np.asarray(render(picture)).copy()))
+        pixels.append(np.asarray(render(picture)))
         labels.append(label)
         numbers.append(number)
-        bar.update()
-    return torch.stack(pixels).permute(0, 3, 1, 2), torch.tensor(labels), torch.tensor(numbers)
+    return np.stack(pixels), labels, numbers
+
+
+def _renderings(count: int, seed: int, chunk: int = 250) -> tuple[Tensor, Tensor, Tensor]:
+    """Render pictures with one subject: uint8 (N, 3, H, W), int64 (N, attributes), float32 (N, 8)."""
+    jobs = range(-(-count // chunk))
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(_render_chunk, [chunk] * len(jobs), [(seed, job) for job in jobs])
+        parts = list(tqdm(results, total=len(jobs), desc="rendering for the reader", unit="chunk"))
+    pixels = torch.from_numpy(np.concatenate([part[0] for part in parts])).permute(0, 3, 1, 2)
+    labels = torch.tensor([label for part in parts for label in part[1]])
+    return pixels, labels, torch.tensor([number for part in parts for number in part[2]])
 
 
 def _augmented(pixels: Tensor, generator: torch.Generator) -> Tensor:

@@ -126,7 +126,9 @@ class Build:
             text_encoder=text_tower(text_clip).cpu().half(),
             tokenizer=self.tokenizer,
             unet=denoiser.cpu().half(),
-            scheduler=DDIMScheduler(**unet.NOISE, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+            scheduler=DDIMScheduler(
+                **unet.NOISE, clip_sample=False, set_alpha_to_one=False, timestep_spacing="trailing"
+            ),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
