@@ -1,6 +1,6 @@
 """Does a word learned with the default settings beat the best caption? Every shipped concept, several seeds.
 
-    python benchmarks/pocket_learning.py --seeds 0 1 2
+    python -m benchmarks.pocket_learning --seeds 0 1 2
 
 Prints a table per concept: CLIP image similarity of the best caption without the word, of the learned word and of the
 real pictures among themselves; the share of that distance that the word closes; and how far each measured identity

@@ -1,7 +1,7 @@
 """What a training step costs beside a bare forward and backward pass of the denoiser, measured in one process.
 
-    python benchmarks/step.py                                     # the pocket world, batch 1, 4 and 16
-    python benchmarks/step.py --model sd15 --device cuda --dtype bf16 --batch_sizes 1 4 8
+    python -m benchmarks.step                                     # the pocket world, batch 1, 4 and 16
+    python -m benchmarks.step --model sd15 --device cuda --dtype bf16 --batch_sizes 1 4 8
 
 `sd15` builds Stable Diffusion 1.5's networks with random weights (speed does not depend on their values), 512 pixels.
 """
