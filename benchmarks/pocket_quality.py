@@ -1,6 +1,6 @@
 """How well the pocket models follow prompts: recognition over attribute combinations, VAE error, a grid to look at.
 
-python benchmarks/pocket_quality.py
+python -m benchmarks.pocket_quality
 """
 
 from __future__ import annotations
