@@ -20,7 +20,7 @@ from textual_inversion_ext.pocket.renderer import SIDE
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 PICTURES = 36_000
 SEED = 20_221
-# The last steps hold no signal, so an error of the first prediction is a hundred times larger in the picture it implies.
+# The noisiest steps hold next to no signal: a small error there is a hundred times larger in the picture it implies.
 CLIP_RANGE = 2.5
 
 
