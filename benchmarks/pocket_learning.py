@@ -148,17 +148,12 @@ def table(rows: list[Row]) -> str:
         moved = [
             1 - mean(lambda r, n=n: r.word_distances[n]) / mean(lambda r, n=n: r.caption_distances[n]) for n in names
         ]
-        values = [
-            mean(lambda r, k=k: getattr(r, k))
-            for k in (
-                "caption_similarity",
-                "word_similarity",
-                "reference_similarity",
-                "closed",
-                "caption_text",
-                "word_text",
-            )
-        ]
+        before, after, top = (
+            mean(lambda r, k=k: getattr(r, f"{k}_similarity")) for k in ("caption", "word", "reference")
+        )
+        # Of the means, not the mean of the shares: near the references a share means nothing.
+        values = [before, after, top, (after - before) / (top - before)]
+        values += [mean(lambda r, k=k: getattr(r, k)) for k in ("caption_text", "word_text")]
         cols = [f"{v:.3f}" for v in values] + [f"{m:.2f}" for m in moved]
         return (
             f"| {concept} | {seed} | "
