@@ -82,9 +82,6 @@ def test_vae_keeps_its_own_dtype_after_caching() -> None:
     assert pipeline.vae.dtype == torch.float32 and adapter.dtype == torch.bfloat16
     adapter.release_vae()
     assert pipeline.vae.dtype == torch.float16
-    with adapter.vae_on_device():
-        assert pipeline.vae.dtype == torch.bfloat16
-    assert pipeline.vae.dtype == torch.float16
 
 
 @pytest.mark.parametrize("kind", [StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline])

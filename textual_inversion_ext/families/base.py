@@ -140,19 +140,6 @@ class FamilyAdapter(ABC):
         """Take the VAE's weights off the training device, in their own dtype, once all moments are cached."""
         self.pipeline.vae.to("cpu", self._vae_dtype)
 
-    @contextmanager
-    def vae_on_device(self) -> Iterator[None]:
-        """Bring a released VAE back for the length of a ``with`` block, in the denoiser's dtype, to sample previews.
-
-        Yields:
-            Nothing.
-        """
-        self.pipeline.vae.to(self.device, self.dtype)
-        try:
-            yield
-        finally:
-            self.release_vae()
-
     @property
     def device(self) -> torch.device:
         """Where the denoiser is."""
