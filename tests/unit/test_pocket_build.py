@@ -68,8 +68,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "cpu",
         "--clip_steps",
         "2",
-        "--vision_steps",
-        "2",
         "--vae_steps",
         "2",
         "--unet_steps",

@@ -42,7 +42,7 @@ def noun_phrase(subject: SubjectSpec, rng: np.random.Generator | None = None, *,
         words.append(nearest_colour(subject.main))
         if keep(0.45):
             words += ["and", nearest_colour(subject.accent)]
-    if subject.pattern != "plain" and keep(0.7):
+    if subject.pattern != "plain" and keep(0.9):
         words.append(subject.pattern)
     words.append(subject.kind)
     extras: list[str] = []

@@ -1,8 +1,4 @@
-"""The pocket CLIP, in two stages: first both towers together, then a sharper vision tower for the finished text tower.
-
-The first stage gives the pipeline its text encoder, so the denoiser can start training; the second (Zhai et al. 2022,
-"LiT") replaces the coarse vision tower while the text tower stays as it is.
-"""
+"""The pocket CLIP: both towers trained together on batches in which the place gives nothing away."""
 
 from __future__ import annotations
 
@@ -19,22 +15,24 @@ from textual_inversion_ext.pocket.build.tokenizer import MAX_LENGTH
 from textual_inversion_ext.pocket.renderer import SIDE
 from textual_inversion_ext.pocket.vocabulary import SCENES, SUBJECTS
 
-SCHEDULE = Schedule(steps=1800, learning_rate=1e-3, weight_decay=0.1, averaging=0.998)
-VISION_SCHEDULE = Schedule(steps=2500, learning_rate=1.5e-3, weight_decay=0.05, averaging=0.998)
-BATCH = 96
-ONE_SCENE = 0.7  # share of the second stage's batches whose pictures all show one scene
-COARSE_PATCH, FINE_PATCH = 16, 8
+SCHEDULE = Schedule(steps=6000, learning_rate=1e-3, weight_decay=0.1, averaging=0.999)
+BATCH = 256
+# Shares of the batches whose pictures all show one scene, and one subject in one scene; they grow from nothing over the
+# first steps, because towers that know nothing yet learn nothing from pairs that differ in little.
+ONE_SCENE, ONE_SUBJECT, GROWTH = 0.45, 0.25, 1000
+PATCH = 8
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
 
 
-def build_clip(tokenizer: CLIPTokenizer, patch_size: int) -> CLIPModel:
+def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     """Make an untrained pocket CLIP; its end-of-text id is the tokenizer's, so pooling happens at the true end."""
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
-        intermediate_size=512,
-        num_hidden_layers=4,
+        intermediate_size=256,
+        num_hidden_layers=2,
         num_attention_heads=4,
+        hidden_act="gelu",
         max_position_embeddings=MAX_LENGTH,
         projection_dim=128,
         bos_token_id=tokenizer.bos_token_id,
@@ -44,10 +42,10 @@ def build_clip(tokenizer: CLIPTokenizer, patch_size: int) -> CLIPModel:
     vision = CLIPVisionConfig(
         hidden_size=128,
         intermediate_size=512,
-        num_hidden_layers=3,
+        num_hidden_layers=5,
         num_attention_heads=4,
         image_size=SIDE,
-        patch_size=patch_size,
+        patch_size=PATCH,
         projection_dim=128,
     )
     config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=128)
@@ -68,6 +66,7 @@ def pixels_to_tensor(pixels: np.ndarray, device: torch.device) -> Tensor:
 
 def train_clip(
     model: CLIPModel,
+    tokenizer: CLIPTokenizer,
     world: RenderedWorld,
     ids: Tensor,
     folder: Path,
@@ -76,8 +75,12 @@ def train_clip(
 ) -> CLIPModel:
     """Train both towers contrastively (Radford et al. 2021, section 2.3).
 
+    Beside the captions, each picture is matched with one prompt per subject word: shape is what a vision transformer
+    learns last, and captions differ in so much else that they hardly ask for it.
+
     Args:
         model: From `build_clip`.
+        tokenizer: The pocket tokenizer.
         world: Pictures.
         ids: Their captions, int64 (N, captions, L).
         folder: Where the checkpoint is kept.
@@ -89,92 +92,72 @@ def train_clip(
     """
     model.to(device).train()
     training = Training("clip", model, schedule, folder)
-    length = _used_length(ids)
-
-    def loss_of(step: int) -> Tensor:
-        rng = np.random.default_rng((1, step))
-        rows = np.sort(rng.choice(len(world.pixels), BATCH, replace=False))
-        images, texts, same = _embedded(model, world, ids[..., :length], rows, rng, device)
-        return _matching_loss(model.logit_scale.exp().clamp(max=100.0) * images @ texts.t(), same)
-
-    training.run(loss_of)
-    return training.use_average()
-
-
-def train_vision(
-    coarse: CLIPModel,
-    model: CLIPModel,
-    tokenizer: CLIPTokenizer,
-    world: RenderedWorld,
-    ids: Tensor,
-    folder: Path,
-    device: torch.device,
-    schedule: Schedule = VISION_SCHEDULE,
-) -> CLIPModel:
-    """Train a new vision tower and the projections against the frozen text tower (Zhai et al. 2022, section 3).
-
-    In most batches all pictures show one scene: place alone then tells no pair apart, subject and colours must. Beside
-    the captions, each picture is matched with one prompt per subject word: shape is what a vision transformer learns
-    last, and captions differ in so much else that they hardly ask for it.
-
-    Args:
-        coarse: Finished first stage; gives its text tower.
-        model: From `build_clip`, with the finer patches.
-        tokenizer: The pocket tokenizer.
-        world: Pictures.
-        ids: Their captions, int64 (N, captions, L).
-        folder: Where the checkpoint is kept.
-        device: Device to train on.
-        schedule: Steps and rates.
-
-    Returns:
-        The model with averaged weights.
-    """
-    model.text_model.load_state_dict(coarse.text_model.state_dict())
-    model.text_projection.load_state_dict(coarse.text_projection.state_dict())
-    model.to(device).train()
-    model.text_model.requires_grad_(False)
-    training = Training("vision", model, schedule, folder)
-    length, by_scene, subjects = _used_length(ids), _rows_by_scene(world), _subjects(world)
+    length, batches = _used_length(ids), Batches(world)
     prompts = tokenizer([f"a photo of a {word}" for word in SUBJECTS], padding="max_length", return_tensors="pt")
     subject_ids = prompts.input_ids[:, :length].to(device)
 
     def loss_of(step: int) -> Tensor:
-        rng = np.random.default_rng((4, step))
-        one_scene = rng.random() < ONE_SCENE
-        pool = by_scene[int(rng.integers(len(by_scene)))] if one_scene else np.arange(len(world.pixels))
-        rows = np.sort(rng.choice(pool, BATCH, replace=False))
+        rng = np.random.default_rng((1, step))
+        rows = batches.draw(rng, min(1.0, step / GROWTH))
         images, texts, same = _embedded(model, world, ids[..., :length], rows, rng, device)
         with torch.autocast(device.type, torch.bfloat16):
             words = model.get_text_features(subject_ids).pooler_output
         scale = model.logit_scale.exp().clamp(max=100.0)
         named = scale * images @ torch.nn.functional.normalize(words.float(), dim=-1).t()
-        recognised = torch.nn.functional.cross_entropy(named, subjects[rows].to(device), ignore_index=-1)
+        recognised = torch.nn.functional.cross_entropy(named, batches.subjects[rows].to(device), ignore_index=-1)
         return _matching_loss(scale * images @ texts.t(), same) + recognised
 
     training.run(loss_of)
     return training.use_average()
 
 
+class Batches:
+    """Chooses the pictures of a batch.
+
+    Where all pictures show one scene, place tells no pair apart: subject and colours must. Where they show one subject
+    in one scene as well, only colours, pattern, proportions and accessories are left to tell them apart.
+
+    Args:
+        world: Pictures with captions.
+    """
+
+    def __init__(self, world: RenderedWorld) -> None:
+        texts = [" ".join(captions) for captions in world.captions]
+        self.count = len(texts)
+        self.subjects = torch.tensor([_only_subject(text) for text in texts])
+        subjects = self.subjects.numpy()
+        scenes = [np.array([phrase in text for text in texts]) for phrase in SCENES.values()]
+        self._by_scene = [np.flatnonzero(seen) for seen in scenes]
+        self._by_both = [np.flatnonzero(seen & (subjects == k)) for seen in scenes for k in range(len(SUBJECTS))]
+
+    def draw(self, rng: np.random.Generator, hardness: float) -> np.ndarray:
+        """Draw a batch.
+
+        Args:
+            rng: Source of randomness.
+            hardness: What part of the shares of hard batches holds, 0 to 1.
+
+        Returns:
+            Sorted positions of at most `BATCH` pictures, int64.
+        """
+        kind = rng.random() / max(hardness, 1e-9)
+        pools = self._by_both if kind < ONE_SUBJECT else self._by_scene if kind < ONE_SUBJECT + ONE_SCENE else []
+        pool = pools[int(rng.integers(len(pools)))] if pools else np.arange(self.count)
+        if len(pool) < 2:  # a world too small to hold this pair
+            pool = np.arange(self.count)
+        return np.sort(rng.choice(pool, min(BATCH, len(pool)), replace=False))
+
+
+def _only_subject(text: str) -> int:
+    """Return the position in `SUBJECTS` of the one subject that captions name; -1 where they name none or two."""
+    words = set(text.split())
+    named = [index for index, subject in enumerate(SUBJECTS) if subject in words]
+    return named[0] if len(named) == 1 else -1
+
+
 def _used_length(ids: Tensor) -> int:
     """Longest caption; positions after the end-of-text token cannot influence it, so padding need not be computed."""
     return min(ids.shape[-1], int((ids != ids[..., -1:]).sum(-1).max()) + 2)
-
-
-def _rows_by_scene(world: RenderedWorld) -> list[np.ndarray]:
-    """Group the pictures by the scene that their captions mention."""
-    texts = [" ".join(captions) for captions in world.captions]
-    return [np.flatnonzero([phrase in text for text in texts]) for phrase in SCENES.values()]
-
-
-def _subjects(world: RenderedWorld) -> Tensor:
-    """Return the position in `SUBJECTS` of each picture's subject, int64 (N,); -1 where captions name none or two."""
-    found = []
-    for captions in world.captions:
-        words = set(" ".join(captions).split())
-        named = [index for index, subject in enumerate(SUBJECTS) if subject in words]
-        found.append(named[0] if len(named) == 1 else -1)
-    return torch.tensor(found)
 
 
 def _embedded(

@@ -61,7 +61,11 @@ class Training:
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.99)
+            self.parameters.values(),
+            lr=schedule.learning_rate,
+            weight_decay=schedule.weight_decay,
+            betas=(0.9, 0.99),
+            fused=next(model.parameters()).is_cuda,
         )
         self.step = 0
         self.seconds = 0.0
@@ -75,7 +79,7 @@ class Training:
             loss_of: Draws the batch of a step and returns its scalar loss; must depend on the step alone, so that a
                 resumed run sees the same batches.
         """
-        recent = 0.0
+        recent: Tensor | None = None
         bar = tqdm(range(self.step, self.schedule.steps), desc=self.name, initial=self.step, total=self.schedule.steps)
         for step in bar:
             start = time.perf_counter()
@@ -89,10 +93,12 @@ class Training:
             self._follow(step)
             self.step = step + 1
             self.seconds += time.perf_counter() - start
-            recent = loss.item() if recent == 0.0 else 0.98 * recent + 0.02 * loss.item()
-            bar.set_postfix(loss=f"{recent:.4f}")
+            # The mean stays on the device: reading it at every step would make a GPU wait for the host.
+            recent = loss.detach() if recent is None else torch.lerp(recent, loss.detach(), 0.02)
+            if self.step % 50 == 0:
+                bar.set_postfix(loss=f"{recent.item():.4f}")
             if self.step % self.schedule.save_every == 0 or self.step == self.schedule.steps:
-                self._save(recent)
+                self._save(recent.item())
 
     @torch.no_grad()
     def _follow(self, step: int) -> None:
@@ -130,7 +136,8 @@ class Training:
                 parameter.copy_(file.get_tensor(f"model.{name}"))
                 self.average[name].copy_(file.get_tensor(f"average.{name}"))
                 self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(self.step)),
+                    # Where the optimiser keeps it: on the device if it is fused, else on the host.
+                    "step": torch.tensor(float(self.step), device=parameter.device if parameter.is_cuda else "cpu"),
                     # empty_like keeps the parameter's memory format, which the optimiser's kernels expect.
                     "exp_avg": torch.empty_like(parameter).copy_(file.get_tensor(f"exp_avg.{name}")),
                     "exp_avg_sq": torch.empty_like(parameter).copy_(file.get_tensor(f"exp_avg_sq.{name}")),

@@ -15,8 +15,8 @@ from textual_inversion_ext.pocket.build.dataset import RenderedWorld
 from textual_inversion_ext.pocket.build.loop import Schedule, Training
 from textual_inversion_ext.pocket.renderer import SIDE
 
-SCHEDULE = Schedule(steps=5000, learning_rate=2e-3, weight_decay=0.0, averaging=0.998)
-BATCH = 16
+SCHEDULE = Schedule(steps=6000, learning_rate=2e-3, weight_decay=0.0, averaging=0.998)
+BATCH = 32
 CROP = 32
 LATENT_CHANNELS = 8  # four lose eyes, stripes and thin outlines of 64-pixel pictures (26.7 dB)
 FULL_SHARE = 0.2  # the last part of training sees whole pictures, as inference does
