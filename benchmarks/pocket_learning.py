@@ -4,7 +4,8 @@
 
 Prints a table per concept: CLIP image similarity of the best caption without the word, of the learned word and of the
 real pictures among themselves; the share of that distance that the word closes; and how far each measured identity
-attribute has moved from what the caption gives to the truth (1 = all the way, 0 = not at all).
+attribute has moved from what the caption gives to the truth (1 = all the way, 0 = not at all). The truth is what the
+reader sees on fresh renderings of the concept: it misreads those too, and no word could do better.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from textual_inversion_ext.pocket.specs import SubjectSpec
 
 CAPTION_SEEDS = tuple(range(100, 108))
 SCORE_SEEDS = tuple(range(16))
+TRUE_PICTURES, TRUE_SEED = 48, 9_000  # fresh renderings, on which the reader's own error is measured
 EDIT_PROMPTS = (
     "a photo of {} on the beach",
     "a photo of {} in the snow",
@@ -53,6 +55,7 @@ class Row:
     word_text: float
     caption_distances: dict[str, float]
     word_distances: dict[str, float]
+    true_distances: dict[str, float]
     norm: float
     seconds: float
 
@@ -100,6 +103,9 @@ class Bench:
             "caption": caption.phrase,
             "caption_similarity": self.ruler.image_similarity(made, references),
             "caption_distances": identity_distances(self.reader, made, concept.subject),
+            "true_distances": identity_distances(
+                self.reader, render_concept(concept.name, TRUE_PICTURES, seed=TRUE_SEED), concept.subject
+            ),
             "caption_text": self.text_similarity(edits, concept.class_name),
             "reference_similarity": self.ruler.self_similarity(references),
         }
@@ -145,9 +151,11 @@ def table(rows: list[Row]) -> str:
 
     def cells(group: list[Row], concept: str, seed: str) -> str:
         mean = lambda value: float(np.mean([value(row) for row in group]))  # noqa: E731
-        moved = [
-            1 - mean(lambda r, n=n: r.word_distances[n]) / mean(lambda r, n=n: r.caption_distances[n]) for n in names
-        ]
+        far, reached, least = (
+            [mean(lambda r, k=k, n=n: getattr(r, f"{k}_distances")[n]) for n in names]
+            for k in ("caption", "word", "true")
+        )
+        moved = [(a - b) / (a - c) for a, b, c in zip(far, reached, least, strict=True)]
         before, after, top = (
             mean(lambda r, k=k: getattr(r, f"{k}_similarity")) for k in ("caption", "word", "reference")
         )

@@ -6,6 +6,7 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,8 +29,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "style": words.STYLES,
     "accessory": ("none", *words.ACCESSORIES),
 }
+# Squared errors of colours in 0..1 are small beside the cross-entropies of the choices.
+NUMBERS_WEIGHT = 20.0
 NUMBERS = {"main": 3, "accent": 3, "aspect": 1, "feature": 1}
-PICTURES, STEPS, BATCH, SEED = 16_000, 2_500, 64, 77
+PICTURES, STEPS, BATCH, SEED = 24_000, 4_000, 64, 77
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,11 @@ def truth(picture: PictureSpec) -> tuple[list[int], list[float]]:
 
 
 class Reader(nn.Module):
-    """A small convolutional network with one head per attribute."""
+    """A small convolutional network with one head per attribute.
+
+    Big ears and a big sail look nothing like each other, and the main colour of a chef is elsewhere than that of a cat:
+    colours and numbers are therefore read by a head per subject.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,14 +78,30 @@ class Reader(nn.Module):
         for before, after in zip(widths[:-1], widths[1:], strict=True):
             blocks += [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.ReLU()]
             blocks += [nn.Conv2d(after, after, 3, 1, 1), nn.BatchNorm2d(after), nn.ReLU()]
-        self.body = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(160 * 16, 256), nn.ReLU(), nn.Dropout(0.1))
-        self.choices = nn.ModuleDict({name: nn.Linear(256, len(options)) for name, options in CHOICES.items()})
-        self.numbers = nn.Linear(256, sum(NUMBERS.values()))
+        self.body = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(160 * 16, 384), nn.ReLU(), nn.Dropout(0.1))
+        self.choices = nn.ModuleDict({n: nn.Linear(384, len(o)) for n, o in CHOICES.items() if n != "colour"})
+        self.colour = nn.Linear(384, len(words.SUBJECTS) * len(words.COLOURS))
+        self.numbers = nn.Linear(384, len(words.SUBJECTS) * sum(NUMBERS.values()))
 
-    def forward(self, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Map (B, 3, 64, 64) in [0, 1] to logits per attribute and (B, 8) numbers."""
+    def forward(self, pixels: Tensor, subjects: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
+        """Read pictures.
+
+        Args:
+            pixels: float32 (B, 3, 64, 64) in [0, 1].
+            subjects: int64 (B,), the subjects whose heads are asked; None for the recognised ones.
+
+        Returns:
+            Logits per attribute in the order of `CHOICES`, and (B, 8) numbers.
+        """
         features = self.body(pixels * 2 - 1)
-        return {name: head(features) for name, head in self.choices.items()}, self.numbers(features)
+        read = {name: head(features) for name, head in self.choices.items()}
+        rows = (
+            torch.arange(len(pixels), device=pixels.device),
+            read["subject"].argmax(-1) if subjects is None else subjects,
+        )
+        read["colour"] = self.colour(features).unflatten(1, (len(words.SUBJECTS), -1))[rows]
+        numbers = self.numbers(features).unflatten(1, (len(words.SUBJECTS), -1))[rows]
+        return {name: read[name] for name in CHOICES}, numbers
 
     @torch.no_grad()
     def read(self, images: list[Image.Image]) -> Reading:
@@ -125,11 +148,14 @@ def _renderings(count: int, seed: int, chunk: int = 250) -> tuple[Tensor, Tensor
 
 
 def _augmented(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Blur and noise a little, as a VAE does, so that the reader does not depend on crisp edges."""
+    """Mirror half; blur and noise a little, as a VAE does, so that the reader does not depend on crisp edges."""
     pixels = pixels.float() / 255.0
-    share = torch.rand((len(pixels), 1, 1, 1), generator=generator) * 0.8
+    one_each: dict[str, Any] = {"size": (len(pixels), 1, 1, 1), "generator": generator, "device": pixels.device}
+    mirrored = torch.rand(**one_each) < 0.5
+    pixels = torch.where(mirrored, pixels.flip(-1), pixels)
+    share = torch.rand(**one_each) * 0.8
     blurred = nn.functional.avg_pool2d(pixels, 3, 1, 1, count_include_pad=False)
-    noise = torch.randn(pixels.shape, generator=generator) * 0.02
+    noise = torch.randn(pixels.shape, generator=generator, device=pixels.device) * 0.02
     return (pixels * (1 - share) + blurred * share + noise).clamp(0, 1)
 
 
@@ -141,14 +167,17 @@ def load_reader() -> Reader:
     if path.exists():
         reader.load_state_dict(load_file(path))
         return reader.eval()
-    pixels, labels, numbers = _renderings(PICTURES, SEED)
-    generator = torch.Generator().manual_seed(SEED)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # Rendered before the device is touched: the rendering processes are forks of this one.
+    pixels, labels, numbers = (tensor.to(device) for tensor in _renderings(PICTURES, SEED))
+    reader.to(device)
+    generator = torch.Generator(device).manual_seed(SEED)
     optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS)
     for _ in tqdm(range(STEPS), desc="training the reader"):
-        rows = torch.randint(len(pixels), (BATCH,), generator=generator)
-        logits, predicted = reader(_augmented(pixels[rows], generator))
-        loss = 4.0 * nn.functional.mse_loss(predicted, numbers[rows])
+        rows = torch.randint(len(pixels), (BATCH,), generator=generator, device=device)
+        logits, predicted = reader(_augmented(pixels[rows], generator), labels[rows, 0])
+        loss = NUMBERS_WEIGHT * nn.functional.mse_loss(predicted, numbers[rows])
         for column, table in enumerate(logits.values()):
             loss = loss + nn.functional.cross_entropy(table, labels[rows, column])
         optimizer.zero_grad()
@@ -156,6 +185,7 @@ def load_reader() -> Reader:
         optimizer.step()
         schedule.step()
     CACHE.mkdir(exist_ok=True)
+    reader.cpu()
     save_file(reader.state_dict(), path)
     return reader.eval()
 
