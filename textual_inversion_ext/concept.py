@@ -183,15 +183,15 @@ class LearnedConcept:
 
         Args:
             path: A ``.safetensors`` file, or a folder in which the format's usual file name is used.
-            format: A key of `textual_inversion_ext.files.FORMATS`.
+            format: A key of `textual_inversion_ext.files.TARGETS`.
 
         Returns:
-            The file that was written.
+            The file that was written; the first one where there is one per text encoder.
         """
         # The one upward import: files/ builds LearnedConcepts, and users expect concept.save() all the same.
         from .files import save_concept
 
-        return save_concept(self, path, format)
+        return save_concept(self, path, format)[0]
 
 
 def check_placeholder(token: str) -> None:

@@ -1,4 +1,4 @@
-"""Finding, opening and distrusting embedding files; what all formats promise is in contracts/test_formats.py."""
+"""Finding and opening embedding files; contracts/test_formats.py has what all formats promise."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import safetensors.torch
 import torch
 
 from textual_inversion_ext.concept import LearnedConcept
-from textual_inversion_ext.errors import ConfigError, EmbeddingFileError, StorageError
-from textual_inversion_ext.files import load_concept, save_concept
-from textual_inversion_ext.files.container import safetensors_bytes
+from textual_inversion_ext.errors import EmbeddingFileError, StorageError
+from textual_inversion_ext.files import load_concept, load_concepts, save_concept, scan
+from textual_inversion_ext.files.containers import safetensors_bytes
 
 ROWS = torch.arange(8.0).reshape(2, 4)
 CONCEPT = LearnedConcept("<corgi>", {"clip_l": ROWS}, {"steps": "3"})
@@ -50,7 +50,7 @@ def test_the_webui_file_has_one_tensor_and_is_named_like_the_trigger(tmp_path: P
 def test_the_numbers_start_at_a_multiple_of_eight_and_the_metadata_is_sorted(tmp_path: Path) -> None:
     for extra in range(8):
         concept = LearnedConcept("<a>", {"clip_l": ROWS}, {"z" * extra or "q": "ü"})
-        file = save_concept(concept, tmp_path / "a.safetensors")
+        (file,) = save_concept(concept, tmp_path / "a.safetensors")
         assert int.from_bytes(file.read_bytes()[:8], "little") % 8 == 0
         keys = list(header_of(file)["__metadata__"])  # type: ignore[call-overload]
         assert keys == sorted(keys) and torch.equal(load_concept(file).vectors["clip_l"], ROWS)
@@ -89,17 +89,18 @@ def test_a_token_nobody_can_type_is_refused_until_another_is_given(token: str, t
 def test_a_token_with_path_separators_does_not_leave_the_folder(tmp_path: Path) -> None:
     concept = load_concept(store(tmp_path / "a.safetensors", {"../../evil": ROWS}))
     assert concept.token == "../../evil"
-    assert save_concept(concept, tmp_path / "out", "webui").parent == tmp_path / "out"
+    (file,) = save_concept(concept, tmp_path / "out", "webui")
+    assert file.parent == tmp_path / "out" and list(tmp_path.rglob("*evil*")) == [file]
 
 
 @pytest.mark.parametrize(
     "tensors",
     [
         {},
-        {"<a>": ROWS, "<b>": ROWS},
-        {"clip_l": ROWS, "clip_g": ROWS},
-        {"clip_l": ROWS},
+        {"a": ROWS, "b": ROWS},
+        {"clip_l": ROWS, "unet": ROWS},
         {"emb_params": ROWS, "other": ROWS},
+        {"IN01": ROWS, "IN99": ROWS},
         {f"unet.{layer}": ROWS for layer in range(100)},
     ],
     ids=len,
@@ -109,7 +110,7 @@ def test_unknown_layouts_say_what_was_seen_and_what_is_known(tensors: dict[str, 
     with pytest.raises(EmbeddingFileError) as caught:
         load_concept(file)
     message = str(caught.value)
-    assert str(file) in message and "diffusers (" in message and "webui (" in message and len(message) < 1000
+    assert str(file) in message and "diffusers (" in message and "emb_params (" in message and len(message) < 1500
     assert not tensors or f"{next(iter(sorted(tensors)))!r} (2, 4)" in message
 
 
@@ -118,7 +119,7 @@ def test_a_token_that_is_a_layouts_own_name_is_not_written_as_one(token: str, tm
     concept = LearnedConcept(token, {"clip_l": ROWS})
     with pytest.raises(EmbeddingFileError, match="rename"):
         save_concept(concept, tmp_path)
-    assert load_concept(save_concept(concept, tmp_path, "webui")).token == token
+    assert load_concept(save_concept(concept, tmp_path, "webui")[0]).token == token
 
 
 def test_a_folder_prefers_the_diffusers_file(tmp_path: Path) -> None:
@@ -132,43 +133,91 @@ def test_a_folder_prefers_the_diffusers_file(tmp_path: Path) -> None:
 def test_a_folder_that_leaves_a_choice_open_lists_it(tmp_path: Path) -> None:
     for steps in (500, 1000):
         store(tmp_path / f"learned_embeds-steps-{steps}.safetensors", {"<corgi>": ROWS})
-    with pytest.raises(EmbeddingFileError, match=r"learned_embeds-steps-1000.safetensors, learned_embeds-steps-500"):
+    with pytest.raises(
+        EmbeddingFileError, match=r"2 concepts: '<corgi>' in learned_embeds-steps-1000.safetensors, '<co"
+    ):
         load_concept(tmp_path)
+    with pytest.raises(EmbeddingFileError, match=r"several are called '<corgi>'; give one file"):
+        load_concept(tmp_path, token="<corgi>")
+    store(tmp_path / "other.safetensors", {"<other>": ROWS})
+    assert load_concept(tmp_path, token="<other>").token == "<other>"
+    assert len(load_concepts(tmp_path)) == 3
+
+
+def test_safe_files_are_preferred_to_pickles(tmp_path: Path) -> None:
+    torch.save({"<pickled>": ROWS}, tmp_path / "learned_embeds.bin")
+    assert load_concept(tmp_path).token == "<pickled>"
+    store(tmp_path / "learned_embeds.safetensors", {"<safe>": ROWS})
+    assert load_concept(tmp_path).token == "<safe>"
+
+
+def test_a_folder_of_concepts_in_folders_is_read(tmp_path: Path) -> None:
+    for name in ("corgi", "teapot"):
+        LearnedConcept(f"<{name}>", {"clip_l": ROWS}).save(tmp_path / name)
+    (tmp_path / "config.json").touch()
+    assert [concept.token for concept in load_concepts(tmp_path)] == ["<corgi>", "<teapot>"]
+    with pytest.raises(EmbeddingFileError, match="holds 2 concepts: '<corgi>' in .*'<teapot>' in"):
+        load_concept(tmp_path)
+    assert load_concept(tmp_path, token="<teapot>").token == "<teapot>"
 
 
 def test_a_folder_without_embeddings_says_what_it_holds(tmp_path: Path) -> None:
     with pytest.raises(EmbeddingFileError, match="holds: nothing"):
         load_concept(tmp_path)
     (tmp_path / "config.json").touch()
-    CONCEPT.save(tmp_path / "corgi")
-    with pytest.raises(EmbeddingFileError, match=re.escape(str(tmp_path / "corgi"))) as caught:
+    (tmp_path / "photo.png").touch()
+    (tmp_path / "corgi").mkdir()
+    with pytest.raises(EmbeddingFileError, match=re.escape("config.json, corgi/, photo.png")):
         load_concept(tmp_path)
-    assert "config.json, corgi/" in str(caught.value)
+
+
+def test_scanning_goes_on_after_a_damaged_file(tmp_path: Path) -> None:
+    CONCEPT.save(tmp_path / "deep" / "corgi")
+    LearnedConcept("<xl>", {"clip_l": ROWS, "clip_g": ROWS}).save(tmp_path)
+    (tmp_path / "checkpoint-5").mkdir()
+    store(tmp_path / "checkpoint-5" / "state.safetensors", {"<half>": ROWS})
+    (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04")
+    (tmp_path / ".hidden.safetensors").touch()
+    (tmp_path / "photo.png").touch()
+    found = {file.relative_to(tmp_path).as_posix(): result for file, result in scan(tmp_path)}
+    assert list(found) == ["broken.pt", "deep/corgi/learned_embeds.safetensors", "learned_embeds.safetensors"]
+    assert isinstance(found.pop("broken.pt"), EmbeddingFileError)
+    tokens = [concept.token for result in found.values() if isinstance(result, list) for concept in result]
+    assert tokens == ["<corgi>", "<xl>"]
 
 
 def test_a_missing_place_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(EmbeddingFileError, match="no embedding file or folder at user/concept") as caught:
-        load_concept("user/concept")
-    assert str(tmp_path) in str(caught.value)
+    for place in ("learned.safetensors", "embeddings/cat.pt", Path("user/concept"), "./user/concept", "a/../b"):
+        with pytest.raises(EmbeddingFileError, match=f"no embedding file or folder at {Path(place)}") as caught:
+            load_concept(place)
+        assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["a\0b.safetensors", "x" * 5000 + ".safetensors", ""])
+def test_names_that_no_file_can_have(place: str) -> None:
+    with pytest.raises(EmbeddingFileError):
+        load_concept(place)
 
 
 @pytest.mark.parametrize("name", ["learned_embeds.bin", "a.pt"])
-def test_pickles_are_not_opened_and_the_way_out_is_told(name: str, tmp_path: Path) -> None:
+def test_pickles_are_read_whatever_they_are_called(name: str, tmp_path: Path) -> None:
     torch.save({"<corgi>": ROWS}, tmp_path / name)
-    for place in (tmp_path, tmp_path / name):
-        with pytest.raises(EmbeddingFileError, match=r"weights_only=True.*\.safetensors"):
-            load_concept(place)
+    (tmp_path / name).rename(tmp_path / "a.safetensors")
+    assert load_concept(tmp_path / "a.safetensors").token == "<corgi>"
+    store(tmp_path / "b.pt", {"<dog>": ROWS})
+    assert load_concept(tmp_path / "b.pt").token == "<dog>"
 
 
 def test_other_endings_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.png").touch()
-    with pytest.raises(EmbeddingFileError, match=r"'\.png'"):
-        load_concept(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("<corgi>")
+    with pytest.raises(EmbeddingFileError, match=r"'\.txt'; .*\.safetensors, \.pti, \.bin"):
+        load_concept(tmp_path / "a.txt")
+    (tmp_path / "a.pt.optim").write_text("x")
+    with pytest.raises(EmbeddingFileError, match="optimizer"):
+        load_concept(tmp_path / "a.pt.optim")
     with pytest.raises(EmbeddingFileError, match=r"'\.bin'"):
         save_concept(CONCEPT, tmp_path / "a.bin")
-    with pytest.raises(ConfigError, match="webui, diffusers"):
-        save_concept(CONCEPT, tmp_path, "pickle")
 
 
 SOUND = safetensors_bytes({"<corgi>": ROWS}, {"format": "pt"})
@@ -193,7 +242,7 @@ def lying(**changes: object) -> bytes:
         (lying(data_offsets=[32, 0]), "damaged or incomplete"),
         (lying(dtype="F31"), "damaged or incomplete"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"PK\x03\x04" + bytes(60), "pickle"),
+        (b"PK\x03\x04" + bytes(60), "zip directory is damaged"),
         (b"<!DOCTYPE html><html></html>", "web page"),
     ],
 )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from textual_inversion_ext import __version__
-from textual_inversion_ext.cli import demo, generate, train
+from textual_inversion_ext.cli import convert, demo, generate, inspect, train
 from textual_inversion_ext.errors import TextualInversionError
 
 FAILED = 1
@@ -35,6 +35,8 @@ class Verb(Protocol):
 VERBS: dict[str, Verb] = {
     "train": train,
     "generate": generate,
+    "convert": convert,
+    "inspect": inspect,
     "demo": demo,
 }
 

@@ -1,91 +1,66 @@
 """The layout that `pipe.load_textual_inversion` of diffusers reads: one tensor, named by the token.
 
-Source: huggingface/diffusers `src/diffusers/loaders/textual_inversion.py` (`_retrieve_tokens_and_embeddings`).
+Source: huggingface/diffusers `src/diffusers/loaders/textual_inversion.py` (`_retrieve_tokens_and_embeddings`),
+`examples/textual_inversion/textual_inversion_sdxl.py` (`save_progress`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 from ..concept import LearnedConcept
 from ..errors import EmbeddingFileError
-from .base import DEFAULT_ENCODER, RESERVED_KEYS, Format, as_rows, file_metadata, only_encoder
+from .base import RESERVED_KEYS, Content, Format, Found, Part, encoder_of, in_order
 
 __all__ = ["DiffusersFormat"]
 
 
 class DiffusersFormat(Format):
-    """``{"<tok>": (n, dim)}``; the older ``{"<tok>": (dim,)}`` of the concepts library is read too."""
+    """``{"<tok>": (n, dim)}``; the older ``{"<tok>": (dim,)}`` of the concepts library is read too.
+
+    A file holds one text encoder. For several, one file per encoder is written, as diffusers' SDXL script does.
+    """
 
     name = "diffusers"
-    description = "learned_embeds.safetensors with one tensor named by the token, for load_textual_inversion"
+    description = "one tensor named by the token; one file per text encoder"
 
-    def recognises(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:
+    def recognises(self, content: Content) -> bool:
         """Takes any single tensor whose name is not one that another tool gives a meaning to.
 
         Args:
-            tensors: All tensors of the file.
-            metadata: Not used.
+            content: The file's content.
 
         Returns:
             Whether the only tensor's name can be a token.
         """
-        return len(tensors) == 1 and not RESERVED_KEYS.intersection(tensors)
+        is_flat = "nested" not in content.notes
+        return is_flat and len(content.tensors) == 1 and not RESERVED_KEYS.intersection(content.tensors)
 
-    def token(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], stem: str) -> str:
-        """Takes the tensor's name.
+    def read(self, content: Content) -> list[Found]:
+        """Takes the tensor's name as the token.
 
         Args:
-            tensors: All tensors of the file.
-            metadata: Not used.
-            stem: Not used.
+            content: The file's content.
 
         Returns:
-            The token.
+            One concept.
         """
-        return next(iter(tensors))
+        ((token, rows),) = content.tensors.items()
+        return [Found(token, {encoder_of(rows, content): rows}, variant="1-D" if rows.ndim == 1 else "")]
 
-    def vectors(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
-        """Takes the one tensor.
-
-        Args:
-            tensors: All tensors of the file.
-            metadata: May name the encoder.
-
-        Returns:
-            Encoder key to rows.
-        """
-        return {metadata.get("encoder", DEFAULT_ENCODER): as_rows(next(iter(tensors.values())))}
-
-    def write(self, concept: LearnedConcept) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Lays a concept out as one tensor.
+    def write(self, concept: LearnedConcept) -> list[Part]:
+        """Lays a concept out as one file per text encoder.
 
         Args:
-            concept: The concept, with rows for one text encoder.
+            concept: The concept.
 
         Returns:
-            Tensors and metadata.
+            A part per encoder.
 
         Raises:
             EmbeddingFileError: If the token is a name that loaders take for something else.
         """
-        encoder, rows = only_encoder(concept, self.name)
         if concept.token in RESERVED_KEYS:
             raise EmbeddingFileError(
                 f"the token {concept.token!r} is a tensor name with a meaning of its own in embedding files; rename "
                 f"it, e.g. '<{concept.token}>'."
             )
-        return {concept.token: rows}, file_metadata(concept, encoder)
-
-    def file_name(self, concept: LearnedConcept) -> str:
-        """Names the file as diffusers looks for it.
-
-        Args:
-            concept: Not used.
-
-        Returns:
-            ``learned_embeds.safetensors``.
-        """
-        return "learned_embeds.safetensors"
+        return [Part({concept.token: concept.vectors[encoder]}, (encoder,)) for encoder in in_order(concept.vectors)]

@@ -20,7 +20,7 @@ from textual_inversion_ext.data.sources import Sample, SkippedImage, collect_sam
 from textual_inversion_ext.errors import ConfigError
 from textual_inversion_ext.families import adapter_for
 from textual_inversion_ext.families.base import FamilyAdapter
-from textual_inversion_ext.files import FORMATS
+from textual_inversion_ext.files import lay_out
 from textual_inversion_ext.initializers import resolve
 from textual_inversion_ext.parametrizations import PARAMETRIZATIONS, UpdateSettings
 from textual_inversion_ext.pipelines.loading import load_pipeline
@@ -221,8 +221,8 @@ def _make_step(
 
 
 def _rehearse_saving(concepts: Sequence[ConceptSpec], initial: Mapping[str, Tensor], rows: Sequence[range]) -> None:
-    """Lay the first rows out in every format, so that a name no file can hold is refused before training, not after."""
+    """Lay the first rows out as they will be saved: a name that no file can hold is refused before training."""
     for concept, owned in zip(concepts, rows, strict=True):
         first = {key: tensor[owned.start : owned.stop] for key, tensor in initial.items()}
-        for kind in FORMATS.values():
-            kind.write(LearnedConcept(concept.placeholder_token, first))
+        for target in ("diffusers", "webui"):  # what `RunFolder.write_concept` writes
+            lay_out(LearnedConcept(concept.placeholder_token, first), target)

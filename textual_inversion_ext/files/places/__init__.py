@@ -1,0 +1,8 @@
+"""Places: which files a path, a folder or a Hub repository stands for."""
+
+from __future__ import annotations
+
+from .folder import companions, embedding_files, files_of, listed, part_path
+from .hub import HubPlace, fetch, parse_hub
+
+__all__ = ["HubPlace", "companions", "embedding_files", "fetch", "files_of", "listed", "parse_hub", "part_path"]
