@@ -23,7 +23,8 @@ MOST_LINES_OF_A_FUNCTION = 60
 # What may import what: a part imports from its own row and from the rows above it.
 LAYERS = (
     ("errors", "atomic", "concept", "records"),
-    ("config", "objectives", "tokens", "parametrizations", "regularizers", "files", "data"),
+    ("config", "objectives", "tokens", "embedding_table", "vocabulary")
+    + ("parametrizations", "regularizers", "files", "data"),
     ("initializers", "families", "pipelines"),
     ("training", "evaluation", "pocket"),
     ("publishing",),

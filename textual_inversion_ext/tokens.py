@@ -1,4 +1,4 @@
-"""The only code that touches tokenizers' vocabularies and a text encoder's input embedding.
+"""The only code that touches tokenizers' vocabularies and a text encoder's input embedding, with `vocabulary`.
 
 A learned row has no entry in the tokenizer and none in the frozen table. Row ``k`` is the id ``len(tokenizer) + k``:
 the id it will have after ``pipe.load_textual_inversion``. Prompts are split at placeholders before they reach the
@@ -47,7 +47,7 @@ class PromptEncoder:
         self.max_length = max_length or tokenizer.model_max_length
         self._folded = {token.casefold(): ids for token, ids in reversed(self.placeholders.items())}
         longest_first = sorted(self.placeholders, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(_whole, longest_first)) or r"(?!)", re.IGNORECASE)
+        self._pattern = re.compile("|".join(map(whole_word, longest_first)) or r"(?!)", re.IGNORECASE)
         special: list[int] = tokenizer("").input_ids
         has_start = bool(special) and special[0] == tokenizer.bos_token_id
         self._prefix, self._suffix = special[: int(has_start)], special[int(has_start) :]
@@ -259,7 +259,7 @@ def word_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def check_new_token(tokenizer: PreTrainedTokenizerBase, token: str, num_vectors: int = 1) -> None:
-    """Refuse a placeholder that the tokenizer already knows.
+    """Refuse a placeholder that the tokenizer already knows, and warn of one that plain diffusers mishandles.
 
     ``pipe.load_textual_inversion`` refuses them too, after training: names of any vocabulary entry, pieces included.
 
@@ -271,14 +271,7 @@ def check_new_token(tokenizer: PreTrainedTokenizerBase, token: str, num_vectors:
     Raises:
         ConceptError: naming the entry it collides with.
     """
-    advice = "choose a name that no vocabulary holds, such as '<my-cat>'"
-    vocabulary = tokenizer.get_vocab()
-    for name in vector_tokens(token, num_vectors):
-        if name in vocabulary:
-            raise ConceptError(f"placeholder {token!r}: {name!r} is an entry of the tokenizer's vocabulary; {advice}")
-    ids = word_ids(tokenizer, token)
-    if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
-        raise ConceptError(f"placeholder {token!r} is a word the model knows (token id {ids[0]}); {advice}")
+    check_unknown_token(tokenizer, token, num_vectors)
     if num_vectors > 1 and token != token.lower():
         logger.warning(
             "placeholder %r has capital letters and %d vectors: plain diffusers with a lower-casing tokenizer uses "
@@ -289,7 +282,28 @@ def check_new_token(tokenizer: PreTrainedTokenizerBase, token: str, num_vectors:
         )
 
 
-def _whole(token: str) -> str:
+def check_unknown_token(tokenizer: PreTrainedTokenizerBase, token: str, num_vectors: int = 1) -> None:
+    """Refuse a placeholder that the tokenizer already knows.
+
+    Args:
+        tokenizer: a pipeline's tokenizer.
+        token: the placeholder token.
+        num_vectors: its rows; ``token_1``, ... must be new as well.
+
+    Raises:
+        ConceptError: naming the entry it collides with.
+    """
+    advice = "choose a name that no vocabulary holds, such as '<my-cat>'"
+    for name in vector_tokens(token, num_vectors):
+        known_as = tokenizer.convert_tokens_to_ids(name)
+        if known_as is not None and (known_as != tokenizer.unk_token_id or name == tokenizer.unk_token):
+            raise ConceptError(f"placeholder {token!r}: {name!r} is an entry of the tokenizer's vocabulary; {advice}")
+    ids = word_ids(tokenizer, token)
+    if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+        raise ConceptError(f"placeholder {token!r} is a word the model knows (token id {ids[0]}); {advice}")
+
+
+def whole_word(token: str) -> str:
     """Pattern of a placeholder that is not glued to a word.
 
     Args:
