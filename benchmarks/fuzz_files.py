@@ -17,6 +17,7 @@ import base64
 import hashlib
 import io
 import json
+import logging
 import random
 import sys
 import tempfile
@@ -37,6 +38,8 @@ from tqdm import tqdm
 from textual_inversion_ext import EmbeddingFileError, LearnedConcept
 from textual_inversion_ext.files import TARGETS, load_concepts, save_concept
 from textual_inversion_ext.files.containers import safetensors_bytes
+
+logger = logging.getLogger(__name__)
 
 ROWS = torch.linspace(-1, 1, 12).reshape(2, 6)
 SLOW_SECONDS = 10.0
@@ -188,8 +191,9 @@ def inside(content: bytearray, chance: random.Random, other: bytes) -> bytearray
             with Image.open(io.BytesIO(content)) as picture:
                 text = bytearray(base64.b64decode(picture.info["sd-ti-embedding"]))
             return bytearray(picture_of(bytes(change(text, chance, other))))
-    except (OSError, ValueError, KeyError, SyntaxError, zipfile.BadZipFile, RuntimeError, NotImplementedError):
-        pass  # damaged by an earlier change already
+    # An earlier change has damaged it already; then zip, zlib and PNG readers fail with nearly any exception.
+    except Exception as error:
+        logger.debug("not opened: %s", error)
     return change(content, chance, other)
 
 
@@ -262,6 +266,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, default=Path("fuzz-escapes"), help="Folder for files that escape.")
     flags = parser.parse_args()
     warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)  # what is left out of a file is not the question here
     torch.set_num_threads(1)
     chance, counts, watch = random.Random(flags.seed), Counter[str](), Watch()
     with tempfile.TemporaryDirectory() as place:
