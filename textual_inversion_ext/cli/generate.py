@@ -41,10 +41,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--negative_prompt", default="", metavar="TEXT", help="What the pictures should not show.")
     parser.add_argument(
-        "--num_inference_steps", type=int, default=50, metavar="N", help="Denoising steps. Default: 50."
+        "--num_inference_steps", type=int, default=None, metavar="N", help="Denoising steps. Default: 50 (pocket: 30)."
     )
     parser.add_argument(
-        "--guidance_scale", type=float, default=7.5, metavar="X", help="Guidance; 1 is off. Default: 7.5."
+        "--guidance_scale", type=float, default=None, metavar="X", help="1 is off. Default: 7.5 (pocket: 4)."
     )
     parser.add_argument("--width", type=int, default=None, help="Default: the model's own.")
     parser.add_argument("--height", type=int, default=None, help="Default: the model's own.")
@@ -77,19 +77,20 @@ def run(flags: argparse.Namespace) -> None:
     if (flags.width is None) != (flags.height is None):
         raise ConfigError("Give both --width and --height, or neither.")
     from textual_inversion_ext.files import load_concept
-    from textual_inversion_ext.pipelines.loading import load_pipeline
+    from textual_inversion_ext.pipelines.loading import documented_sampling, load_pipeline
     from textual_inversion_ext.pipelines.sampling import SampleSettings, sample
     from textual_inversion_ext.pipelines.sheets import contact_sheet
 
+    concepts = [load_concept(file) for path in flags.concept or [] for file in concept_files(Path(path))]
+    model = flags.pretrained_model_name_or_path or common_model(concepts)
+    steps, guidance = documented_sampling(model)
     settings = SampleSettings(
-        num_inference_steps=flags.num_inference_steps,
-        guidance_scale=flags.guidance_scale,
+        num_inference_steps=steps if flags.num_inference_steps is None else flags.num_inference_steps,
+        guidance_scale=guidance if flags.guidance_scale is None else flags.guidance_scale,
         negative_prompt=flags.negative_prompt,
         size=None if flags.width is None else (flags.width, flags.height),
         batch_size=flags.batch_size,
     )
-    concepts = [load_concept(file) for path in flags.concept or [] for file in concept_files(Path(path))]
-    model = flags.pretrained_model_name_or_path or common_model(concepts)
     _mention_unused(concepts, flags.prompt)
     device, dtype = _placement(flags.device, flags.mixed_precision)
     pipeline = load_pipeline(model, revision=flags.revision, variant=flags.variant, dtype=dtype, device=device)

@@ -56,6 +56,22 @@ def load_pipeline(
     return pipeline.to(device, dtype)
 
 
+def documented_sampling(name_or_path: str | Path) -> tuple[int, float]:
+    """How a model is sampled where the user does not say.
+
+    Args:
+        name_or_path: As for `load_pipeline`.
+
+    Returns:
+        Denoising steps and guidance scale: those of the built-in world for "pocket", else diffusers' defaults.
+    """
+    if str(name_or_path) == "pocket":
+        from textual_inversion_ext.pocket import GUIDANCE_SCALE, NUM_INFERENCE_STEPS
+
+        return NUM_INFERENCE_STEPS, GUIDANCE_SCALE
+    return 50, 7.5
+
+
 def save_full_pipeline(adapter: FamilyAdapter, embedding_files: Sequence[Path], folder: Path) -> None:
     """Save a whole model with learned words built in, for ``from_pretrained(folder)``.
 

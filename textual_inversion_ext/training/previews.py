@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from textual_inversion_ext.pipelines.loading import documented_sampling
 from textual_inversion_ext.pipelines.sampling import SampleSettings, sample_attached, stack_rows, word_encoders
 from textual_inversion_ext.pipelines.sheets import contact_sheet
 from textual_inversion_ext.training.callbacks import Callback, Run
@@ -37,6 +38,7 @@ class Previews(Callback):
         step, config = run.progress.step, run.config
         if step % config.validation_steps and step != run.total_steps:
             return
+        _, guidance_scale = documented_sampling(config.pretrained_model_name_or_path)
         learned = run.learned()
         adapter = run.adapter
         (pictures,) = sample_attached(
@@ -45,7 +47,7 @@ class Previews(Callback):
             stack_rows(adapter, learned),
             [config.validation_prompt or ""],
             [config.seed + number for number in range(config.num_validation_images)],
-            SampleSettings(num_inference_steps=PREVIEW_STEPS),
+            SampleSettings(PREVIEW_STEPS, guidance_scale),
         )
         sheet = contact_sheet([pictures], title=f"step {step}: {config.validation_prompt}")
         run.folder.write_picture(sheet, run.folder.previews / f"step-{step:06d}.png")
