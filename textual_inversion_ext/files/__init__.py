@@ -213,6 +213,8 @@ def _files(path: str | os.PathLike[str], revision: str | None, hf_token: str | N
 
 def _located(path: str | os.PathLike[str]) -> tuple[Path, str]:
     """The path, and whether a "folder" or a "file" (or anything else) is there, or nothing ("")."""
+    if not os.fspath(path):
+        raise EmbeddingFileError("the path of the embedding is empty; give a file, a folder or a repository.")
     place = Path(path)
     try:
         place = place.expanduser()
