@@ -28,6 +28,7 @@ from textual_inversion_ext import (
     TrainingResult,
     load_concept,
 )
+from textual_inversion_ext.data.sources import collect_samples, training_data_digest
 from textual_inversion_ext.tokens import RowEmbedding
 from textual_inversion_ext.training.callbacks import Callback, LogEntry, Run, read_step_log
 from textual_inversion_ext.training.queue import active_concepts, concept_steps, remaining_steps
@@ -67,7 +68,11 @@ def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
     assert concept.vectors["clip_l"].equal(rows_of(out)) and concept.vectors["clip_l"].equal(
         rows_of(out / "tok.safetensors")
     )
-    assert load_concept(out).token == "<tok>" and load_concept(out).metadata["steps"] == "4"
+    assert load_concept(out).token == "<tok>"
+    told = load_concept(out).metadata
+    assert told["steps"] == "4" and json.loads(told["recipe"])["train_batch_size"] == 2
+    samples, _ = collect_samples(spec())
+    assert told["training_data_digest"] == training_data_digest(samples)
     assert result.steps == {"<tok>": 4} and result.stop_reasons == {"<tok>": "max_train_steps"}
     assert len(result.losses["<tok>"]) == 2
 

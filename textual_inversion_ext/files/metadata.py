@@ -3,6 +3,7 @@
 Keys that a concept read from a file has, where the file told:
 
 - `token`, `steps`, `base_model`, `family`, `library_version`: as in files of ours, whatever the tool called them.
+- `recipe` (JSON), `training_data_digest`, `initializer`, ...: in files of words that were learned here.
 - `original_name`: the name that the file gave itself, when it is not the token.
 - `encoder`: keys of the text encoders, joined by commas.
 - `file_format`, `file_variant`, `file_dtype`: the format and number type of this file; never written.

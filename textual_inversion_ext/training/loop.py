@@ -252,9 +252,11 @@ class Loop:
             LearnedConcept(
                 concept.placeholder_token,
                 {key: rows[owned.start : owned.stop] for key, rows in exported.items()},
-                describe(self.config, concept, self.workshop.adapter, done),
+                describe(self.config, concept, self.workshop.adapter, done, digest),
             )
-            for concept, owned, done in zip(self.concepts, self.workshop.rows, self.progress.done, strict=True)
+            for concept, owned, done, digest in zip(
+                self.concepts, self.workshop.rows, self.progress.done, self.workshop.digests, strict=True
+            )
         )
 
     def result(self) -> TrainingResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from textual_inversion_ext import __version__
 from textual_inversion_ext.concept import ConceptSpec, LearnedConcept
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.data.resident import ResidentSet, build_resident_set
-from textual_inversion_ext.data.sources import Sample, SkippedImage, collect_samples
+from textual_inversion_ext.data.sources import Sample, SkippedImage, collect_samples, training_data_digest
 from textual_inversion_ext.errors import ConfigError
 from textual_inversion_ext.families import adapter_for
 from textual_inversion_ext.families.base import FamilyAdapter
@@ -28,6 +29,7 @@ from textual_inversion_ext.tokens import prompt_encoders, row_ranges
 from textual_inversion_ext.training.draws import DrawSource
 from textual_inversion_ext.training.queue import concept_steps
 from textual_inversion_ext.training.rates import RowRates, make_rates
+from textual_inversion_ext.training.state import recipe
 from textual_inversion_ext.training.step import TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class Workshop:
         rates: Learning rates of all rows.
         totals: Optimizer steps each concept is to do.
         rows: Positions of each concept's rows.
+        digests: Fingerprint of each concept's pictures.
     """
 
     adapter: FamilyAdapter
@@ -57,6 +60,7 @@ class Workshop:
     rates: RowRates
     totals: tuple[int, ...]
     rows: tuple[range, ...]
+    digests: tuple[str, ...]
 
 
 def collect_all(
@@ -162,11 +166,14 @@ def build_workshop(
     totals = tuple(concept_steps(config, count, draws.global_batch) for count in resident.image_count)
     step = _make_step(config, adapter, resident, initial, row_concept, accelerator)
     rates = make_rates(config, totals, row_concept, accelerator.num_processes).to(resident.device)
-    return Workshop(adapter, draws, step, rates, totals, rows)
+    digests = tuple(
+        training_data_digest(sample for sample in samples if sample.concept == place) for place in range(len(concepts))
+    )
+    return Workshop(adapter, draws, step, rates, totals, rows, digests)
 
 
 def describe(
-    config: TextualInversionConfig, concept: ConceptSpec, adapter: FamilyAdapter, steps: int
+    config: TextualInversionConfig, concept: ConceptSpec, adapter: FamilyAdapter, steps: int, digest: str
 ) -> dict[str, str]:
     """What an embedding file says about its training.
 
@@ -175,6 +182,7 @@ def describe(
         concept: What was asked for.
         adapter: Calls the model.
         steps: Optimizer steps done.
+        digest: Fingerprint of the concept's pictures.
 
     Returns:
         Metadata, all text.
@@ -188,7 +196,9 @@ def describe(
         "initializer": concept.initializer or concept.class_name or "",
         "learnable_property": concept.learnable_property,
         "class_name": concept.class_name or "",
-        "library": f"textual-inversion-ext {__version__}",
+        "recipe": json.dumps(recipe(config)),
+        "training_data_digest": digest,
+        "library_version": __version__,
     }
     return {name: value for name, value in facts.items() if value}
 

@@ -24,11 +24,11 @@ _FACTS = "state.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 # Settings that change which rows come out. The others (logging, previews, ...) may differ freely between two sessions.
-_TRAJECTORY = (
-    "pretrained_model_name_or_path", "revision", "variant", "tokenizer_name", "seed", "resolution", "flip_p",
-    "max_concurrent_concepts", "train_batch_size", "gradient_accumulation_steps", "max_train_steps", "num_train_epochs",
-    "mixed_precision", "parametrization", "learning_rate", "scale_lr", "lr_scheduler", "lr_warmup_steps",
-    "lr_num_cycles", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon",
+_MODEL = ("pretrained_model_name_or_path", "revision", "variant", "tokenizer_name")
+_RECIPE = (
+    "seed", "resolution", "flip_p", "max_concurrent_concepts", "train_batch_size", "gradient_accumulation_steps",
+    "max_train_steps", "num_train_epochs", "mixed_precision", "parametrization", "learning_rate", "scale_lr",
+    "lr_scheduler", "lr_warmup_steps", "lr_num_cycles", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon",
 )  # fmt: skip
 
 
@@ -64,10 +64,24 @@ def trajectory(config: TextualInversionConfig, concepts: Sequence[ConceptSpec], 
     """
     settings = config.to_dict()
     return {
-        **{name: settings[name] for name in _TRAJECTORY},
+        **{name: settings[name] for name in _MODEL},
+        **recipe(config),
         "processes": world_size,
         "concepts": [[concept.placeholder_token, concept.num_vectors] for concept in concepts],
     }
+
+
+def recipe(config: TextualInversionConfig) -> dict[str, Any]:
+    """The settings that decide, with the model and the pictures, which rows are learned.
+
+    Args:
+        config: The run's settings.
+
+    Returns:
+        JSON values.
+    """
+    settings = config.to_dict()
+    return {name: settings[name] for name in _RECIPE}
 
 
 def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], progress: Progress, facts: Mapping[str, Any]) -> None:
