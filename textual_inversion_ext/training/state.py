@@ -23,12 +23,12 @@ _TENSORS = "state.safetensors"
 _FACTS = "state.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
-# Settings that change which rows come out. The others (logging, previews, ...) may differ freely between two sessions.
+# Settings that may differ freely between two sessions of a run: they change no learned row. All others do.
 _MODEL = ("pretrained_model_name_or_path", "revision", "variant", "tokenizer_name")
-_RECIPE = (
-    "seed", "resolution", "flip_p", "max_concurrent_concepts", "train_batch_size", "gradient_accumulation_steps",
-    "max_train_steps", "num_train_epochs", "mixed_precision", "parametrization", "learning_rate", "scale_lr",
-    "lr_scheduler", "lr_warmup_steps", "lr_num_cycles", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon",
+_NO_ROW_DEPENDS_ON = (
+    "output_dir", "overwrite_output_dir", "skip_bad_images", "gradient_checkpointing", "allow_tf32", "report_to",
+    "logging_dir", "logging_steps", "validation_prompt", "num_validation_images", "validation_steps", "save_steps",
+    "save_as_full_pipeline", "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint",
 )  # fmt: skip
 
 
@@ -80,8 +80,8 @@ def recipe(config: TextualInversionConfig) -> dict[str, Any]:
     Returns:
         JSON values.
     """
-    settings = config.to_dict()
-    return {name: settings[name] for name in _RECIPE}
+    left_out = {*_MODEL, *_NO_ROW_DEPENDS_ON}
+    return {name: value for name, value in config.to_dict().items() if name not in left_out}
 
 
 def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], progress: Progress, facts: Mapping[str, Any]) -> None:
