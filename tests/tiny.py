@@ -13,15 +13,19 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from textual_inversion_ext.concept import ConceptSpec
-from textual_inversion_ext.config import TextualInversionConfig
+from textual_inversion_ext.config import Pooling, TextualInversionConfig
 from textual_inversion_ext.data.resident import ResidentSet, build_resident_set
 from textual_inversion_ext.data.sources import collect_samples
 from textual_inversion_ext.families import FamilyAdapter, adapter_for
-from textual_inversion_ext.initializers import resolve
+from textual_inversion_ext.initializers import InitializerContext, initial_rows
 from textual_inversion_ext.parametrizations import FreeRows, UpdateSettings
 from textual_inversion_ext.records import StepLog
-from textual_inversion_ext.tokens import prompt_encoders
+from textual_inversion_ext.row_layout import prompt_encoders
 from textual_inversion_ext.training.draws import DrawSource
+from textual_inversion_ext.training.image_words import with_image_rows
+from textual_inversion_ext.training.methods import make_parametrizations
+from textual_inversion_ext.training.penalties import make_penalties
+from textual_inversion_ext.training.plan import Plan, make_plan
 from textual_inversion_ext.training.step import TrainingStep
 
 MAX_LENGTH = 24  # room for the longest template and 8 vectors
@@ -63,11 +67,11 @@ def tiny_text_encoder(tokenizer: CLIPTokenizer, width: int = 16, layers: int = 2
     return CLIPTextModel(config).eval()
 
 
-def tiny_unet(width: int = 16, sample_size: int = 8) -> UNet2DConditionModel:
-    """Real conditional UNet with cross-attention on its lower level."""
+def tiny_unet(width: int = 16, sample_size: int = 8, in_channels: int = 4) -> UNet2DConditionModel:
+    """Real conditional UNet with cross-attention on its lower level; inpainting ones have 9 input channels."""
     return UNet2DConditionModel(
         sample_size=sample_size,
-        in_channels=4,
+        in_channels=in_channels,
         out_channels=4,
         block_out_channels=(8, 16),
         layers_per_block=1,
@@ -144,6 +148,7 @@ class TinyRun:
     resident: ResidentSet
     draws: DrawSource
     step: TrainingStep
+    plan: Plan
     done: int = 0
     logs: list[StepLog] = field(default_factory=list)
 
@@ -158,13 +163,14 @@ class TinyRun:
         with self.adapter.attached():
             for _ in range(count):
                 drawn = self.draws.draw(concepts, [self.done] * len(concepts))
-                self.logs.append(self.step(drawn, torch.full((rows,), lr), active, self.done))
+                joined = self.plan.activation.mask([self.done] * len(self.specs))
+                self.logs.append(self.step(drawn, torch.full((rows,), lr), active & joined, self.done))
                 self.done += 1
 
     @property
     def rows(self) -> torch.Tensor:
-        """Copy of the learned rows, (N, dim)."""
-        return self.step.rows()["clip_l"].clone()
+        """Copy of the learned rows, (N, dim); those of several text encoders side by side."""
+        return torch.cat(list(self.step.rows().values()), dim=1).clone()
 
 
 def tiny_run(
@@ -172,32 +178,62 @@ def tiny_run(
     *,
     batch_size: int = 2,
     accumulation: int = 1,
-    pipeline: StableDiffusionPipeline | None = None,
+    pipeline: Any = None,
+    encoders: str = "all",
+    pooling: Pooling = "end",
+    gradient_checkpointing: bool = False,
     dtype: torch.dtype = torch.float32,
     settings: UpdateSettings | None = None,
+    config: TextualInversionConfig | None = None,
     reduce: Callable[[torch.Tensor], torch.Tensor] | None = None,
     world_size: int = 1,
     rank: int = 0,
 ) -> TinyRun:
-    """Set up training of some concepts (default: one of two vectors) on a tiny pipeline."""
+    """Set up training of some concepts (default: one of two vectors) on a tiny pipeline.
+
+    What a method is made of (rows, optimizer, penalties, weights of the loss) comes from `config`; `settings` replaces
+    the rows by free ones with these hyper-parameters.
+    """
+    config = config or TextualInversionConfig()
     specs = specs or [ConceptSpec("<corgi>", tiny_images(3), "dog", num_vectors=2)]
     adapter = adapter_for(pipeline or tiny_pipeline()).to("cpu", dtype)
-    samples = [sample for i, spec in enumerate(specs) for sample in collect_samples(spec, concept=i)[0]]
-    encoders = prompt_encoders(adapter.slots, specs)
-    resident = build_resident_set(adapter, specs, samples, encoders, TextualInversionConfig())
-    (slot,) = adapter.slots
-    initial = torch.cat([resolve(spec)(spec, slot) for spec in specs])
-    owners = torch.cat([torch.full((spec.num_vectors,), i) for i, spec in enumerate(specs)])
+    adapter.learn_in(encoders)
+    adapter.pooling = pooling
+    adapter.objective = adapter.objective.weighted(config.snr_gamma)
+    if gradient_checkpointing:
+        adapter.enable_gradient_checkpointing()
+    samples = [sample for i, spec in enumerate(specs) for sample in collect_samples(spec, config, concept=i)[0]]
+    plan = make_plan(config, specs, samples, batch_size * accumulation * world_size, "cpu")
+    readers = {**prompt_encoders(adapter.slots, specs, plan.image_counts), **adapter.plain_encoders()}
+    resident = build_resident_set(adapter, specs, samples, readers, config, plan.activation.levels)
+    context = InitializerContext()
+    initial = {slot.key: torch.cat([initial_rows(spec, slot, context) for spec in specs]) for slot in adapter.slots}
+    initial = with_image_rows(initial, adapter.slots, specs, plan.image_counts)
     draws = DrawSource(
-        resident, seed=0, batch_size=batch_size, accumulation=accumulation, world_size=world_size, rank=rank
+        resident,
+        seed=0,
+        batch_size=batch_size,
+        accumulation=accumulation,
+        world_size=world_size,
+        rank=rank,
+        flip_p=config.flip_p,
+        activation=plan.activation,
+        stratified=config.timestep_sampling == "stratified",
+        noise_offset=config.noise_offset,
     )
+    rows = make_parametrizations(config, adapter, initial, resident.device)
+    if settings is not None:
+        rows = {key: FreeRows(first, settings) for key, first in initial.items()}
     step = TrainingStep(
         adapter,
         resident,
-        {slot.key: FreeRows(initial, settings)},
-        owners,
+        rows,
+        plan.row_concept,
         loss_scaling=dtype == torch.float16,
         reduce=reduce,
         world_size=world_size,
+        penalties=make_penalties(config, specs, adapter, readers, initial, plan.rows, plan.row_concept),
+        max_grad_norm=config.max_grad_norm,
+        ema_decay=config.ema_decay,
     )
-    return TinyRun(adapter, specs, resident, draws, step)
+    return TinyRun(adapter, specs, resident, draws, step, plan)

@@ -17,6 +17,8 @@ from diffusers import (
     FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -30,7 +32,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from tests.tiny import WORDS, tiny_tokenizer, tiny_vae
+from tests.tiny import WORDS, tiny_pipeline, tiny_tokenizer, tiny_unet, tiny_vae
 
 WIDTH_L, WIDTH_G, WIDTH_T5 = 16, 24, 48  # clip_l, clip_g, t5
 SPARE_ROWS = 5
@@ -70,7 +72,24 @@ def tiny_t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
     return T5EncoderModel(config).eval()
 
 
-def tiny_sdxl_parts(seed: int = 0, eos_token_id: int = 2, tokenizer: CLIPTokenizer | None = None) -> dict[str, Any]:
+def tiny_inpainting(seed: int = 0, kind: type[Any] = StableDiffusionInpaintPipeline) -> Any:
+    """A Stable Diffusion pipeline whose UNet takes 9 channels."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts = {**tiny_pipeline(seed=seed).components, "unet": tiny_unet(in_channels=9)}
+    pipeline = kind(**parts, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tiny_sdxl_inpainting(seed: int = 0) -> Any:
+    """A Stable Diffusion XL pipeline whose UNet takes 9 channels."""
+    return tiny_sdxl(seed, kind=StableDiffusionXLInpaintPipeline, in_channels=9)
+
+
+def tiny_sdxl_parts(
+    seed: int = 0, eos_token_id: int = 2, tokenizer: CLIPTokenizer | None = None, in_channels: int = 4
+) -> dict[str, Any]:
     """Components of a Stable Diffusion XL pipeline; both tokenizers are copies of the given one."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -85,6 +104,7 @@ def tiny_sdxl_parts(seed: int = 0, eos_token_id: int = 2, tokenizer: CLIPTokeniz
             "tokenizer_2": tokenizers[1],
             "unet": UNet2DConditionModel(
                 sample_size=8,
+                in_channels=in_channels,
                 block_out_channels=(8, 16),
                 layers_per_block=1,
                 down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
@@ -100,9 +120,15 @@ def tiny_sdxl_parts(seed: int = 0, eos_token_id: int = 2, tokenizer: CLIPTokeniz
         }
 
 
-def tiny_sdxl(seed: int = 0, eos_token_id: int = 2, kind: type[Any] = StableDiffusionXLPipeline, **parts: Any) -> Any:
+def tiny_sdxl(
+    seed: int = 0,
+    eos_token_id: int = 2,
+    kind: type[Any] = StableDiffusionXLPipeline,
+    in_channels: int = 4,
+    **parts: Any,
+) -> Any:
     """A Stable Diffusion XL pipeline with random weights."""
-    pipeline = kind(**{**tiny_sdxl_parts(seed, eos_token_id), **parts})
+    pipeline = kind(**{**tiny_sdxl_parts(seed, eos_token_id, in_channels=in_channels), **parts})
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -50,12 +50,14 @@ class Draws:
 
     Attributes:
         concept: (B,) int64, position of the sample's concept in the resident set.
-        image: (B,) int64, entry of the resident set's moments (flipped entries included).
+        image: (B,) int64, entry of the bucket's latents (other cuts and flipped entries included).
         prompt: (B,) int64, entry of the resident set's prompt ids.
         u: (B,) float32 in [0, 1), becomes a timestep.
         posterior_noise: (B, C, h, w) float32, standard normal, for sampling the VAE posterior.
         noise: (B, C, h, w) float32, standard normal, what the denoiser has to find.
         concepts: the S distinct concepts, in the order of the samples (host integers); ``concept`` repeats them.
+        bucket: which bucket of the resident set all of it comes from (host integer); pictures of two shapes cannot
+            share a forward pass.
     """
 
     concept: Tensor
@@ -65,6 +67,7 @@ class Draws:
     posterior_noise: Tensor
     noise: Tensor
     concepts: tuple[int, ...]
+    bucket: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +78,16 @@ class Batch:
         latents: (B, C, h, w) float32, clean, scaled as the denoiser expects.
         ids: encoder key -> (B, L) int64 prompt token ids; learned rows have ids from ``EncoderSlot.first_id`` on.
         concept: (B,) int64, position of the sample's concept in the resident set.
+        mask: (B, 1, h, w) float32 weights of the loss at latent resolution, or None for 1 everywhere.
+        sizes: (B, 6) float32, what Stable Diffusion XL is told of a picture: original height and width, crop top and
+            left, target height and width, in pixels; or None for whole pictures of just the latents' size.
     """
 
     latents: Tensor
     ids: Mapping[str, Tensor]
     concept: Tensor
+    mask: Tensor | None = None
+    sizes: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +142,17 @@ class TrainingResult:
     Attributes:
         concepts: the learned concepts, in the order they were given.
         losses: token -> losses at the logged steps.
+        eval_losses: token -> steps and losses of its evaluations.
         steps: token -> optimizer steps done for it.
+        best_steps: token -> step of its lowest evaluation loss; only tokens that were evaluated.
         seconds: wall seconds of the training loop.
         stop_reasons: token -> why it stopped.
     """
 
     concepts: tuple[LearnedConcept, ...]
     losses: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    eval_losses: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     steps: Mapping[str, int] = field(default_factory=dict)
+    best_steps: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     stop_reasons: Mapping[str, str] = field(default_factory=dict)

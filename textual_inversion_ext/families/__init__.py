@@ -7,12 +7,21 @@ from diffusers import DiffusionPipeline
 from textual_inversion_ext.errors import ModelError
 from textual_inversion_ext.families.base import FamilyAdapter
 from textual_inversion_ext.families.stable_diffusion import StableDiffusionAdapter
+from textual_inversion_ext.families.stable_diffusion_xl import StableDiffusionXLAdapter
 from textual_inversion_ext.records import EncoderSlot
 
-__all__ = ["FAMILIES", "EncoderSlot", "FamilyAdapter", "StableDiffusionAdapter", "adapter_for"]
+__all__ = [
+    "FAMILIES",
+    "EncoderSlot",
+    "FamilyAdapter",
+    "StableDiffusionAdapter",
+    "StableDiffusionXLAdapter",
+    "adapter_for",
+]
 
 FAMILIES: dict[str, type[FamilyAdapter]] = {
     StableDiffusionAdapter.name: StableDiffusionAdapter,
+    StableDiffusionXLAdapter.name: StableDiffusionXLAdapter,
 }
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from textual_inversion_ext.errors import ModelError
+from textual_inversion_ext.config import Pooling
+from textual_inversion_ext.errors import ConfigError, ModelError
 from textual_inversion_ext.objectives import DiffusionObjective
-from textual_inversion_ext.records import Conditioning, EncoderSlot
-from textual_inversion_ext.tokens import RowEmbedding, attached
+from textual_inversion_ext.records import Batch, Conditioning, EncoderSlot, Noised
+from textual_inversion_ext.tokens import PromptEncoder, RowEmbedding, attached
 
 
 class FamilyAdapter(ABC):
@@ -31,15 +35,25 @@ class FamilyAdapter(ABC):
         pipeline_classes: class names of the pipelines it can call.
         pipeline: the pipeline it was made from.
         slots: the text encoders in which rows are learned.
+        readers: the other text encoders of the pipeline, which read the new words as plain text.
+        pooling: where a prompt is pooled, for families whose denoiser takes a pooled vector.
+        zero_negative: whether guidance without a negative prompt means zeros instead of the empty prompt.
         objective: how latents are noised and what the denoiser predicts.
+        lora_layers: ends of the names of the denoiser's layers that a LoRA changes unless the user says otherwise.
+        encoder_lora_layers: the same for the text encoders.
         native_resolution: side length in pixels that the model was trained for.
     """
 
     name: ClassVar[str]
     pipeline_classes: ClassVar[tuple[str, ...]]
+    lora_layers: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")  # diffusers' attention
+    encoder_lora_layers: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "out_proj")  # CLIP's
 
     pipeline: DiffusionPipeline
     slots: tuple[EncoderSlot, ...]
+    readers: tuple[EncoderSlot, ...] = ()
+    pooling: Pooling = "end"
+    zero_negative: bool = False
     objective: DiffusionObjective
     native_resolution: int
 
@@ -79,8 +93,8 @@ class FamilyAdapter(ABC):
         """Encode prompts with the learned rows in place; equals the pipeline's own ``encode_prompt``.
 
         Args:
-            ids: encoder key -> (B, L) int64 from ``PromptEncoder``.
-            rows: encoder key -> (N, D) float32 learned rows; gradients flow to them.
+            ids: encoder key -> (B, L) int64 from ``PromptEncoder``, for ``slots`` and ``readers``.
+            rows: encoder key -> (N, D) float32 learned rows, for ``slots``; gradients flow to them.
 
         Returns:
             The conditioning of the B prompts.
@@ -90,13 +104,13 @@ class FamilyAdapter(ABC):
         """
 
     @abstractmethod
-    def predict(self, noised_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, noised: Noised, conditioning: Conditioning, batch: Batch) -> Tensor:
         """Call the denoiser.
 
         Args:
-            noised_latents: (B, C, h, w) float32.
-            timesteps: (B,) int64.
+            noised: the latents on the way to noise, and their timesteps.
             conditioning: the B prompts.
+            batch: where ``noised`` is from, for what a denoiser takes besides (sizes, clean latents).
 
         Returns:
             (B, C, h, w) prediction, in the denoiser's dtype.
@@ -136,6 +150,58 @@ class FamilyAdapter(ABC):
         self.objective.to(device)
         return self
 
+    @torch.no_grad()
+    def pixels(self, latents: Tensor) -> Tensor:
+        """Decode latents as the pipeline does, in the VAE's own dtype.
+
+        Args:
+            latents: (B, C, h, w), scaled as the denoiser gives them, on the VAE's device.
+
+        Returns:
+            (B, 3, H, W) in [-1, 1].
+        """
+        vae = self.pipeline.vae
+        return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+
+    def text_to_image(self, size: tuple[int, int] | None) -> tuple[Any, dict[str, Any]]:
+        """What makes pictures from text alone.
+
+        Args:
+            size: width and height in pixels, or None for the model's own.
+
+        Returns:
+            A pipeline, and what it must be given beside a prompt and a size.
+        """
+        return self.pipeline, {}
+
+    def learn_in(self, encoders: str) -> None:
+        """Learn rows in some of the text encoders only.
+
+        The others read a new word as the plain text of its name. So does every program that loads a file without rows
+        for them, so what is trained is what is shown.
+
+        Args:
+            encoders: "all", or keys separated by commas.
+
+        Raises:
+            ConfigError: a key is none of the model's.
+        """
+        everything = (*self.slots, *self.readers)
+        known = [slot.key for slot in everything]
+        keys = known if encoders.strip() == "all" else [key.strip() for key in encoders.split(",")]
+        if not set(keys) <= set(known):
+            raise ConfigError(f"encoders is {encoders!r}; this model has {', '.join(known)} (or all of them: all).")
+        self.slots = tuple(slot for slot in everything if slot.key in keys)
+        self.readers = tuple(slot for slot in everything if slot.key not in keys)
+
+    def plain_encoders(self) -> dict[str, PromptEncoder]:
+        """Prompt encoders of the text encoders in which nothing is learned.
+
+        Returns:
+            Encoder key -> prompt encoder that knows no placeholder.
+        """
+        return {slot.key: PromptEncoder(slot.tokenizer, {}) for slot in self.readers}
+
     def release_vae(self) -> None:
         """Take the VAE's weights off the training device, in their own dtype, once all moments are cached."""
         self.pipeline.vae.to("cpu", self._vae_dtype)
@@ -144,6 +210,15 @@ class FamilyAdapter(ABC):
     def device(self) -> torch.device:
         """Where the denoiser is."""
         return next(self.denoiser.parameters()).device
+
+    @property
+    def size_multiple(self) -> int:
+        """Pixels of which both sides of a picture should be multiples, so that every level of the denoiser halves them.
+
+        Squares of the model's own size are; other shapes are made to be.
+        """
+        config, factor = self.denoiser.config, self.pipeline.vae_scale_factor
+        return factor * getattr(config, "patch_size", 1) * 2 ** (len(getattr(config, "block_out_channels", (0,))) - 1)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -167,9 +242,28 @@ class FamilyAdapter(ABC):
                 self._embeddings = {}
 
     def enable_gradient_checkpointing(self) -> None:
-        """Recompute the denoiser's activations in the backward pass: less memory, more time."""
+        """Recompute activations of denoiser and text encoders in the backward pass: less memory, more time."""
+        # Nothing in a step is random but what was drawn before it, so no generator's state needs to be kept. The
+        # reentrant kind would lose the gradient of hidden states that are taken out of the middle of an encoder.
+        recompute = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
         denoiser: Any = self.denoiser
-        denoiser.enable_gradient_checkpointing()
+        denoiser.enable_gradient_checkpointing(recompute)
+        for slot in self.slots:
+            for module in slot.text_encoder.modules():
+                if isinstance(module, GradientCheckpointingLayer):
+                    module.gradient_checkpointing = True
+                    module._gradient_checkpointing_func = recompute
+                    # transformers looks at this flag of the layer itself; its parts, with dropout, stay in eval mode.
+                    module.training = True
+
+    def _set_rows(self, rows: Mapping[str, Tensor]) -> None:
+        """Put learned rows into the text encoders.
+
+        Args:
+            rows: encoder key -> (N, D) float32.
+        """
+        for slot in self.slots:
+            self._embedding(slot.key).rows = rows[slot.key]
 
     def _embedding(self, key: str) -> RowEmbedding:
         """The wrapped input embedding of an encoder.

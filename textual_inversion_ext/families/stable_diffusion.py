@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from diffusers import StableDiffusionPipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
-from textual_inversion_ext.errors import ModelError
 from textual_inversion_ext.families.base import FamilyAdapter, require_components
 from textual_inversion_ext.objectives import DiffusionObjective
-from textual_inversion_ext.records import Conditioning, EncoderSlot
+from textual_inversion_ext.pipelines.canvas import Canvas
+from textual_inversion_ext.records import Batch, Conditioning, EncoderSlot, Noised
 
 
 class StableDiffusionAdapter(FamilyAdapter):
-    """Calls a ``StableDiffusionPipeline`` (text-to-image, image-to-image, inpainting with a plain UNet).
+    """Calls a ``StableDiffusionPipeline`` (text-to-image, image-to-image, inpainting).
 
     Only ``last_hidden_state`` conditions the UNet, so where the encoder pools does not matter here.
 
@@ -24,7 +25,7 @@ class StableDiffusionAdapter(FamilyAdapter):
         pipeline: a loaded pipeline.
 
     Raises:
-        ModelError: a component is missing, or the UNet takes more than latents (9-channel inpainting, depth).
+        ModelError: a component is missing, or the UNet takes what training cannot give (depth).
     """
 
     name = "stable-diffusion"
@@ -37,15 +38,10 @@ class StableDiffusionAdapter(FamilyAdapter):
     def __init__(self, pipeline: Any) -> None:
         require_components(pipeline, ("tokenizer", "text_encoder", "unet", "vae", "scheduler"))
         super().__init__(pipeline)
-        channels, latent_channels = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
-        if channels != latent_channels:
-            raise ModelError(
-                f"the UNet takes {channels} channels and the VAE gives {latent_channels}: this is an inpainting, depth "
-                "or similar model. Train on the text-to-image model it was made from; the learned word works in both."
-            )
         self.slots = (EncoderSlot("clip_l", pipeline.tokenizer, pipeline.text_encoder),)
         self.objective = DiffusionObjective.from_scheduler(pipeline.scheduler)
-        self.native_resolution = _side(pipeline.unet.config.sample_size) * pipeline.vae_scale_factor
+        self._canvas = Canvas(pipeline, self._scaled)
+        self.native_resolution = self._canvas.native_resolution
         self._uses_attention_mask = bool(getattr(pipeline.text_encoder.config, "use_attention_mask", False))
 
     def networks(self) -> tuple[torch.nn.Module, ...]:
@@ -56,6 +52,19 @@ class StableDiffusionAdapter(FamilyAdapter):
     def denoiser(self) -> torch.nn.Module:
         """The UNet."""
         return self.pipeline.unet
+
+    def moments(self, pixels: Tensor) -> Tensor:
+        """Encode pictures, and for inpainting the empty picture of their size; see the base class.
+
+        Args:
+            pixels: (B, 3, H, W) float32 in [-1, 1].
+
+        Returns:
+            (B, 2C, h, w) float32.
+        """
+        moments = super().moments(pixels)
+        self._canvas.prepare(*moments.shape[-2:])
+        return moments
 
     def latents(self, moments: Tensor, noise: Tensor) -> Tensor:
         """Sample the VAE posterior and scale it; see the base class.
@@ -68,7 +77,18 @@ class StableDiffusionAdapter(FamilyAdapter):
             (B, C, h, w) float32.
         """
         posterior = DiagonalGaussianDistribution(moments)
-        return (posterior.mean + posterior.std * noise) * self.pipeline.vae.config.scaling_factor
+        return self._scaled(posterior.mean + posterior.std * noise)
+
+    def text_to_image(self, size: tuple[int, int] | None) -> tuple[Any, dict[str, Any]]:
+        """Paint whole pictures, with an inpainting model too; see the base class.
+
+        Args:
+            size: width and height in pixels, or None.
+
+        Returns:
+            A pipeline and its arguments.
+        """
+        return self._canvas.text_to_image(StableDiffusionPipeline, size)
 
     def encode(self, ids: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> Conditioning:
         """Encode prompts as ``StableDiffusionPipeline.encode_prompt`` does without ``clip_skip``; see the base class.
@@ -81,25 +101,28 @@ class StableDiffusionAdapter(FamilyAdapter):
             Last hidden states, (B, L, D).
         """
         (slot,) = self.slots
-        self._embedding(slot.key).rows = rows[slot.key]
+        self._set_rows(rows)
         prompt = ids[slot.key]
         mask = _attention_mask(prompt, slot.tokenizer.eos_token_id) if self._uses_attention_mask else None
         return Conditioning(slot.text_encoder(prompt, attention_mask=mask)[0])
 
-    def predict(self, noised_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, noised: Noised, conditioning: Conditioning, batch: Batch) -> Tensor:
         """Call the UNet; see the base class.
 
         Args:
-            noised_latents: (B, C, h, w) float32.
-            timesteps: (B,) int64.
+            noised: latents and timesteps.
             conditioning: the B prompts.
+            batch: not used.
 
         Returns:
             (B, C, h, w) in the UNet's dtype.
         """
-        dtype = self.dtype
-        hidden_states = conditioning.hidden_states.to(dtype)
-        return self.pipeline.unet(noised_latents.to(dtype), timesteps, hidden_states, return_dict=False)[0]
+        latents = self._canvas.unet_input(noised.latents.to(self.dtype))
+        hidden_states = conditioning.hidden_states.to(self.dtype)
+        return self.pipeline.unet(latents, noised.timesteps, hidden_states, return_dict=False)[0]
+
+    def _scaled(self, latents: Tensor) -> Tensor:
+        return latents * self.pipeline.vae.config.scaling_factor
 
 
 def _attention_mask(ids: Tensor, eos_token_id: int) -> Tensor:
@@ -114,20 +137,3 @@ def _attention_mask(ids: Tensor, eos_token_id: int) -> Tensor:
     """
     is_end = (ids == eos_token_id).long()
     return (is_end.cumsum(-1) - is_end == 0).long()
-
-
-def _side(sample_size: int | list[int] | None) -> int:
-    """Side length of the latents that a UNet was trained for.
-
-    Args:
-        sample_size: ``unet.config.sample_size``.
-
-    Returns:
-        The larger side.
-
-    Raises:
-        ModelError: the configuration does not say.
-    """
-    if sample_size is None:
-        raise ModelError("unet/config.json has no sample_size; add it (64 for a 512 px model with an 8-fold VAE)")
-    return sample_size if isinstance(sample_size, int) else max(sample_size)

@@ -44,6 +44,18 @@ class Target:
     stem: str = ""
     stem_pattern: str = r".+"
 
+    def takes(self, concept: LearnedConcept) -> bool:
+        """Says whether the tool has a place for a concept's text encoders.
+
+        Args:
+            concept: The concept.
+
+        Returns:
+            Whether `layout_for` finds a layout.
+        """
+        encoders = frozenset(concept.vectors)
+        return encoders in self.layouts or (self.otherwise is not None and encoders <= self.encoders)
+
     def layout_for(self, concept: LearnedConcept) -> str:
         """Chooses the format.
 
@@ -56,16 +68,14 @@ class Target:
         Raises:
             EmbeddingFileError: If the tool has no place for these text encoders.
         """
-        encoders = frozenset(concept.vectors)
-        layout = self.layouts.get(encoders) or (self.otherwise if encoders <= self.encoders else None)
-        if layout is None:
+        if not self.takes(concept):
             sets = [" + ".join(sorted(known, reverse=True)) for known in self.layouts]
             sets += [f"any of {', '.join(sorted(self.encoders))}"] if self.otherwise else []
             raise EmbeddingFileError(
                 f"{concept.token} has rows for {', '.join(concept.vectors)}; {self.tool} reads embeddings for "
                 f"{' or for '.join(sets)}. Choose another format."
             )
-        return layout
+        return self.layouts.get(frozenset(concept.vectors)) or str(self.otherwise)
 
     def renamed(self, part: Part) -> Part:
         """Gives tensors the names that the tool looks for.

@@ -75,7 +75,7 @@ def sample(
     """
     adapter = adapter_for(pipeline)
     rows = stack_rows(adapter, concepts)
-    encoders = word_encoders(adapter, [(concept.token, concept.num_vectors) for concept in concepts])
+    encoders = word_encoders(adapter, concepts)
     with adapter.attached():
         return sample_attached(adapter, encoders, rows, prompts, seeds, settings)
 
@@ -105,11 +105,13 @@ def sample_attached(
     settings = settings or SampleSettings()
     jobs = [(prompt, seed) for prompt in prompts for seed in seeds]
     pictures: list[Image.Image] = []
-    with _vae_on(adapter.pipeline, adapter.device), _own_bar_hidden(adapter.pipeline):
-        with tqdm(total=len(jobs), desc="pictures", unit="picture", delay=2, leave=False) as bar:
+    with _vae_on(adapter.pipeline, adapter.device):
+        painter, arguments = adapter.text_to_image(settings.size)
+        with _own_bar_hidden(painter), tqdm(total=len(jobs), desc="pictures", delay=2, leave=False) as bar:
             for first in range(0, len(jobs), settings.batch_size):
                 part = jobs[first : first + settings.batch_size]
-                pictures += _sample_batch(adapter, encoders, rows, part, settings)
+                arguments |= _prompt_arguments(adapter, encoders, rows, part, settings)
+                pictures += _decode(adapter, _latents(painter, arguments, [seed for _, seed in part], settings))
                 bar.update(len(part))
     return [pictures[first : first + len(seeds)] for first in range(0, len(pictures), max(1, len(seeds)))]
 
@@ -119,36 +121,38 @@ def stack_rows(adapter: FamilyAdapter, concepts: Sequence[LearnedConcept]) -> di
 
     Args:
         adapter: Knows the text encoders.
-        concepts: The concepts.
+        concepts: The concepts; one that has no rows for an encoder is plain text there.
 
     Returns:
         Encoder key -> (N, D) float32 on the model's device.
 
     Raises:
-        EmbeddingFileError: A concept has no rows for an encoder, or rows of another width.
+        EmbeddingFileError: A concept has rows for none of the encoders, or rows of another width.
     """
+    dims = {slot.key: slot.dim for slot in adapter.slots}
+    for concept in concepts:
+        found = {key: rows.shape[1] for key, rows in concept.vectors.items() if key in dims}
+        if not found or any(dims[key] != width for key, width in found.items()):
+            made_for = ", ".join(f"{key} of width {rows.shape[1]}" for key, rows in concept.vectors.items())
+            needed = ", ".join(f"{key} of width {dim}" for key, dim in dims.items())
+            raise EmbeddingFileError(
+                f"{concept.token} was learned for another kind of model: it has rows for {made_for}, this model"
+                f" needs {needed}. Load the model it was trained on."
+            )
     stacked = {}
-    for slot in adapter.slots:
-        for concept in concepts:
-            found = concept.vectors.get(slot.key)
-            if found is None or found.shape[1] != slot.dim:
-                made_for = ", ".join(f"{key} of width {rows.shape[1]}" for key, rows in concept.vectors.items())
-                raise EmbeddingFileError(
-                    f"{concept.token} was learned for another kind of model: it has rows for {made_for}, this model"
-                    f" needs {slot.key} of width {slot.dim}. Load the model it was trained on."
-                )
+    for key, dim in dims.items():
+        parts = [concept.vectors[key] for concept in concepts if key in concept.vectors]
         # Without any concept one row that no prompt refers to: a table of no rows cannot be looked up in.
-        parts = [concept.vectors[slot.key] for concept in concepts] or [torch.zeros(1, slot.dim)]
-        stacked[slot.key] = torch.cat(parts).to(adapter.device)
+        stacked[key] = torch.cat(parts or [torch.zeros(1, dim)]).to(adapter.device)
     return stacked
 
 
-def word_encoders(adapter: FamilyAdapter, words: Sequence[tuple[str, int]]) -> dict[str, PromptEncoder]:
-    """Prompt encoders that know the placeholders, whose rows are stacked in the same order.
+def word_encoders(adapter: FamilyAdapter, concepts: Sequence[LearnedConcept]) -> dict[str, PromptEncoder]:
+    """Prompt encoders that know the placeholders, as ``stack_rows`` stacks their rows.
 
     Args:
         adapter: Knows the tokenizers.
-        words: Placeholder token and number of rows of each concept.
+        concepts: The concepts; one that has no rows for an encoder is plain text there.
 
     Returns:
         Encoder key -> prompt encoder.
@@ -156,28 +160,30 @@ def word_encoders(adapter: FamilyAdapter, words: Sequence[tuple[str, int]]) -> d
     Raises:
         ConceptError: Two tokens are the same.
     """
-    tokens = [token for token, _ in words]
+    tokens = [concept.token for concept in concepts]
     for token in tokens:
         if tokens.count(token) > 1:
             raise ConceptError(f"{token} was given twice; load each word once, or rename one of the two.")
-    encoders = {}
+    encoders = adapter.plain_encoders()
     for slot in adapter.slots:
         placeholders, next_id = {}, slot.first_id
-        for token, count in words:
-            placeholders[token] = tuple(range(next_id, next_id + count))
-            next_id += count
+        for concept in concepts:
+            count = len(concept.vectors.get(slot.key, ()))
+            if count:
+                placeholders[concept.token] = tuple(range(next_id, next_id + count))
+                next_id += count
         encoders[slot.key] = PromptEncoder(slot.tokenizer, placeholders)
     return encoders
 
 
-def _sample_batch(
+def _prompt_arguments(
     adapter: FamilyAdapter,
     encoders: Mapping[str, PromptEncoder],
     rows: Mapping[str, Tensor],
     jobs: Sequence[tuple[str, int]],
     settings: SampleSettings,
-) -> list[Image.Image]:
-    """Make the pictures of some (prompt, seed) pairs at once."""
+) -> dict[str, Any]:
+    """What a pipeline is told instead of the prompts of some (prompt, seed) pairs."""
 
     def encoded(prompts: list[str]) -> Conditioning:
         ids = {key: encoder.encode(prompts).to(adapter.device) for key, encoder in encoders.items()}
@@ -185,33 +191,38 @@ def _sample_batch(
 
     positive = encoded([prompt for prompt, _ in jobs])
     arguments: dict[str, Any] = {"prompt_embeds": positive.hidden_states, "pooled_prompt_embeds": positive.pooled}
-    if settings.guidance_scale > 1:
+    # Some pipelines take zeros for a negative prompt that is not there, and make them themselves.
+    if settings.guidance_scale > 1 and (settings.negative_prompt or not adapter.zero_negative):
         negative = encoded([settings.negative_prompt] * len(jobs))
         arguments["negative_prompt_embeds"] = negative.hidden_states
         arguments["negative_pooled_prompt_embeds"] = negative.pooled
-    if settings.size is not None:
-        arguments["width"], arguments["height"] = settings.size
-    pipeline: Any = adapter.pipeline
-    latents = pipeline(
-        **{name: value for name, value in arguments.items() if value is not None},
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _latents(pipeline: Any, arguments: Mapping[str, Any], seeds: Sequence[int], settings: SampleSettings) -> Tensor:
+    """Let the pipeline make the latents of one picture per seed."""
+    size = {} if settings.size is None else dict(zip(("width", "height"), settings.size, strict=True))
+    return pipeline(
+        **arguments,
+        **size,
         # Noise drawn on the CPU: the same picture on every device, whatever the batch size.
-        generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in jobs],
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
         num_inference_steps=settings.num_inference_steps,
         guidance_scale=settings.guidance_scale,
         output_type="latent",
     ).images
-    return _decode(pipeline, latents)
 
 
-def _decode(pipeline: Any, latents: Tensor) -> list[Image.Image]:
-    """Decode as the pipeline does, in the VAE's own dtype (it stays float32 beside a float16 denoiser)."""
-    vae = pipeline.vae
-    scaled = latents.to(vae.dtype) / vae.config.scaling_factor
-    pixels = vae.decode(scaled, return_dict=False)[0]
+def _decode(adapter: FamilyAdapter, latents: Tensor) -> list[Image.Image]:
+    """Decode as the pipeline does, and let it check and mark the pictures as it would."""
+    pipeline: Any = adapter.pipeline
+    pixels = adapter.pixels(latents)
     denormalize = [True] * len(pixels)
     if getattr(pipeline, "safety_checker", None) is not None:
-        pixels, flagged = pipeline.run_safety_checker(pixels, pixels.device, vae.dtype)
+        pixels, flagged = pipeline.run_safety_checker(pixels, pixels.device, pipeline.vae.dtype)
         denormalize = [not hidden for hidden in flagged]
+    if getattr(pipeline, "watermark", None) is not None:
+        pixels = pipeline.watermark.apply_watermark(pixels)
     return pipeline.image_processor.postprocess(pixels.detach(), output_type="pil", do_denormalize=denormalize)
 
 

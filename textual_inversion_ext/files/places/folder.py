@@ -16,7 +16,7 @@ _PREFERRED = ("learned_embeds.safetensors", "embeddings.pti", "learned_embeds.bi
 _DIFFUSERS_STEM = "learned_embeds"
 _FURTHER = range(1, 8)  # no model has more text encoders
 _LISTED = 8
-_LEFT_OUT = re.compile(r"\.|checkpoint-\d+$")
+_LEFT_OUT = re.compile(r"\.|checkpoint-\d+$|pytorch_lora_weights")
 
 
 def part_path(path: Path, part: int) -> Path:
@@ -108,8 +108,8 @@ def embedding_files(folder: Path, endings: Iterable[str]) -> list[Path]:
         endings: Endings of embedding files.
 
     Returns:
-        Sorted paths; hidden ones, diffusers' files of further text encoders and checkpoints of a
-        training are left out.
+        Sorted paths; hidden ones, diffusers' files of further text encoders, and checkpoints and LoRAs of a training
+        are left out.
     """
     wanted = tuple(endings)
     found = [path for path in folder.rglob("*") if path.name.lower().endswith(wanted) and path.is_file()]
