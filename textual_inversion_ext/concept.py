@@ -9,7 +9,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-ImageSource: TypeAlias = (
-    "str | os.PathLike[str] | Image.Image | Sequence[str | os.PathLike[str] | Image.Image] | datasets.Dataset"
-)
+ImageFile: TypeAlias = "str | os.PathLike[str] | Image.Image"
+ImageSource: TypeAlias = "ImageFile | Sequence[ImageFile] | datasets.Dataset | HubDataset"
 LearnableProperty: TypeAlias = Literal["object", "style"]
 
 LEARNABLE_PROPERTIES: tuple[str, ...] = get_args(LearnableProperty)
@@ -32,10 +31,63 @@ _UNSAFE_IN_FILE_NAMES = re.compile(r'[<>:"/\\|?*\s]+')
 # Names that Windows keeps for devices, and those that a run folder uses for itself.
 _RESERVED_NAMES = frozenset(
     ["con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))]
-    + ["learned_embeds", "learned_embeds_2", "previews", "logs", "config", "steps"]
+    + ["learned_embeds", "learned_embeds_2", "previews", "logs", "config", "steps", "per_image"]
 )
 # File systems allow 255 bytes; this leaves room for suffixes such as "-steps-500.safetensors" and temporary names.
 _MAX_NAME_BYTES = 120
+
+
+@dataclass(frozen=True, slots=True)
+class HubDataset:
+    """A data set that `datasets.load_dataset` finds: on the Hugging Face Hub, or in a folder of this machine.
+
+    A private one is read with the login of this machine (``hf auth login``) or the environment variable ``HF_TOKEN``;
+    a token is never part of this record.
+
+    Attributes:
+        dataset_name: ``"user/name"``, or a folder of parquet files, of an imagefolder, or of ``save_to_disk``.
+        split: The part to learn from, e.g. ``"train"`` or ``"train[:10]"``; None for ``"train"``, or the only one.
+        config_name: Which of several configurations (subsets), if there are several.
+        revision: Branch, tag or commit.
+
+    Raises:
+        ConceptError: If a field is no text, or the name is empty.
+    """
+
+    dataset_name: str
+    split: str | None = None
+    config_name: str | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not isinstance(value, str) and not (value is None and item.name != "dataset_name"):
+                raise ConceptError(f"a data set's {item.name} is {value!r}; it must be text.")
+        if not self.dataset_name.strip():
+            raise ConceptError("a data set's dataset_name is empty; give 'user/name' or a folder.")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> HubDataset:
+        """Builds it from its fields.
+
+        Args:
+            values: Field names and values.
+
+        Returns:
+            The record.
+
+        Raises:
+            ConceptError: If a field is unknown, missing, or of a wrong kind.
+        """
+        known = [item.name for item in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown or "dataset_name" not in values:
+            raise ConceptError(
+                f"a data set is described by {', '.join(known)}, of which dataset_name is needed; got "
+                f"{', '.join(map(str, values)) or 'nothing'}."
+            )
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +96,8 @@ class ConceptSpec:
 
     Attributes:
         placeholder_token: The new word as it is typed in prompts, e.g. ``"<corgi>"``.
-        images: A folder, one picture, a list of paths or PIL images, or a ``datasets.Dataset`` with an image column.
+        images: A folder, one picture, a list of paths or PIL images, a `HubDataset` (or its fields as a dict), or a
+            ``datasets.Dataset`` with an image column.
             None in a concept read back from a run whose pictures were in memory; it cannot be trained without them.
         initializer: Where the rows start: a word or phrase of the vocabulary, or the path of an embedding file.
             Empty means `class_name`.
@@ -86,6 +139,8 @@ class ConceptSpec:
             value = getattr(self, name)
             if not isinstance(value, str) and not (name == "class_name" and value is None):
                 raise ConceptError(f"{self.placeholder_token}: {name} is {value!r}; it must be text.")
+        if type(self.images) is dict and "dataset_name" in self.images:
+            object.__setattr__(self, "images", HubDataset.from_dict(self.images))
 
     @property
     def name(self) -> str:
@@ -98,8 +153,10 @@ class ConceptSpec:
         return vector_tokens(self.placeholder_token, self.num_vectors)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as JSON values; ``images`` only when it is a path or a list of paths."""
+        """Returns the fields as JSON values; ``images`` only when it is a path, a list of paths or a `HubDataset`."""
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "images"}
+        if isinstance(self.images, HubDataset):
+            return {**values, "images": asdict(self.images)}
         paths = _paths_as_text(self.images)
         return values if paths is None else {**values, "images": paths}
 

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from textual_inversion_ext.concept import ConceptSpec, vector_tokens
+from textual_inversion_ext.concept import vector_tokens
 from textual_inversion_ext.errors import ConceptError
-from textual_inversion_ext.records import EncoderSlot
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ class PromptEncoder:
 
     Args:
         tokenizer: a pipeline's tokenizer; not changed.
-        placeholders: token -> ids of its rows, see ``row_ids``.
+        placeholders: token -> ids of its rows, see ``row_layout.row_ids``.
         max_length: length of every encoded prompt; None for the tokenizer's own.
     """
 
@@ -52,22 +51,27 @@ class PromptEncoder:
         has_start = bool(special) and special[0] == tokenizer.bos_token_id
         self._prefix, self._suffix = special[: int(has_start)], special[int(has_start) :]
 
-    def encode(self, prompts: Sequence[str]) -> Tensor:
+    @property
+    def room(self) -> int:
+        """Tokens of a prompt that are read, without the marks of its start and its end."""
+        return self.max_length - len(self._prefix) - len(self._suffix)
+
+    def encode(self, prompts: Sequence[str], *, quiet: bool = False) -> Tensor:
         """Encode prompts, padded and truncated as ``padding="max_length", truncation=True`` does.
 
         Args:
             prompts: B texts.
+            quiet: do not mention what did not fit.
 
         Returns:
             (B, L) int64 on the CPU; a warning names what did not fit.
         """
-        room = self.max_length - len(self._prefix) - len(self._suffix)
         encoded = []
         for prompt in prompts:
             ids = self.content_ids(prompt)
-            if len(ids) > room:
-                self._warn_cut(prompt, ids[room:])
-            ids = [*self._prefix, *ids[:room], *self._suffix]
+            if len(ids) > self.room and not quiet:
+                self._warn_cut(prompt, ids[self.room :])
+            ids = [*self._prefix, *ids[: self.room], *self._suffix]
             encoded.append(ids + [self.tokenizer.pad_token_id] * (self.max_length - len(ids)))
         return torch.tensor(encoded, dtype=torch.int64).view(len(prompts), self.max_length)
 
@@ -89,6 +93,52 @@ class PromptEncoder:
             position = match.end()
         return ids + word_ids(self.tokenizer, prompt[position:])
 
+    def with_vectors(self, counts: Mapping[str, int]) -> PromptEncoder:
+        """An encoder for which some placeholders stand for fewer rows than they have.
+
+        Args:
+            counts: placeholder -> how many of its first rows take part.
+
+        Returns:
+            The encoder; placeholders that are not named keep all rows.
+        """
+        fewer = {token: ids[: counts.get(token, len(ids))] for token, ids in self.placeholders.items()}
+        return PromptEncoder(self.tokenizer, fewer, self.max_length)
+
+    def rows_cut(self, prompt: str) -> int:
+        """How many learned rows of a prompt do not fit.
+
+        Args:
+            prompt: a text.
+
+        Returns:
+            0 where all of them fit, whatever becomes of the words after them.
+        """
+        return sum(token_id >= len(self.tokenizer) for token_id in self.content_ids(prompt)[self.room :])
+
+    def words_cut(self, prompt: str) -> str:
+        """The words of a prompt that do not fit.
+
+        Args:
+            prompt: a text.
+
+        Returns:
+            Text without learned rows; empty where all of it fits.
+        """
+        cut = self.content_ids(prompt)[self.room :]
+        return self.tokenizer.decode([token_id for token_id in cut if token_id < len(self.tokenizer)])
+
+    def placeholders_in(self, prompt: str) -> list[str]:
+        """The placeholders of a prompt, as they are written there.
+
+        Args:
+            prompt: a text.
+
+        Returns:
+            All of them, in order.
+        """
+        return self._pattern.findall(prompt)
+
     def _warn_cut(self, prompt: str, cut: Sequence[int]) -> None:
         """Say what a prompt loses.
 
@@ -97,12 +147,11 @@ class PromptEncoder:
             cut: ids that did not fit.
         """
         rows = sum(token_id >= len(self.tokenizer) for token_id in cut)
-        text = self.tokenizer.decode([token_id for token_id in cut if token_id < len(self.tokenizer)])
         logger.warning(
             "prompt %r is longer than %d tokens; cut: %r%s",
             prompt,
             self.max_length,
-            text,
+            self.words_cut(prompt),
             f" and {rows} learned vector(s), which have no effect there" if rows else "",
         )
 
@@ -196,52 +245,6 @@ def attached(text_encoder: PreTrainedModel, first_id: int) -> Iterator[RowEmbedd
         yield embedding
     finally:
         detach_rows(text_encoder)
-
-
-def row_ranges(concepts: Sequence[ConceptSpec]) -> tuple[range, ...]:
-    """Which rows belong to which concept: consecutive ones, in the order given.
-
-    Args:
-        concepts: the concepts of a run.
-
-    Returns:
-        For each concept the positions of its rows in the (N, dim) tensor.
-    """
-    ranges, start = [], 0
-    for concept in concepts:
-        ranges.append(range(start, start + concept.num_vectors))
-        start += concept.num_vectors
-    return tuple(ranges)
-
-
-def row_ids(concepts: Sequence[ConceptSpec], first_id: int) -> dict[str, tuple[int, ...]]:
-    """Ids of every concept's rows.
-
-    Args:
-        concepts: the concepts of a run.
-        first_id: id of row 0.
-
-    Returns:
-        Placeholder token -> ids, as ``PromptEncoder`` takes them.
-    """
-    ranges = zip(concepts, row_ranges(concepts), strict=True)
-    return {concept.placeholder_token: tuple(first_id + row for row in rows) for concept, rows in ranges}
-
-
-def prompt_encoders(slots: Sequence[EncoderSlot], concepts: Sequence[ConceptSpec]) -> dict[str, PromptEncoder]:
-    """One prompt encoder for each text encoder, after checking that the tokens are new to it.
-
-    Args:
-        slots: a family adapter's text encoders.
-        concepts: the concepts of a run.
-
-    Returns:
-        Encoder key -> prompt encoder.
-    """
-    for slot in slots:
-        for concept in concepts:
-            check_new_token(slot.tokenizer, concept.placeholder_token, concept.num_vectors)
-    return {slot.key: PromptEncoder(slot.tokenizer, row_ids(concepts, slot.first_id)) for slot in slots}
 
 
 def word_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from textual_inversion_ext.data.images import open_image, readable_extensions
+from textual_inversion_ext.data.decoding import readable_extensions
+from textual_inversion_ext.data.images import open_image
 from textual_inversion_ext.errors import ImageError
 
 

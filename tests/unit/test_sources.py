@@ -11,8 +11,11 @@ import pytest
 from PIL import Image
 
 from textual_inversion_ext.concept import ConceptSpec
+from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.data.sources import collect_samples, training_data_digest
 from textual_inversion_ext.errors import DataError, ImageError
+
+SKIPPING = TextualInversionConfig(skip_bad_images=True)
 
 
 def picture(seed: int, size: tuple[int, int] = (12, 10)) -> Image.Image:
@@ -106,7 +109,7 @@ def test_one_bad_picture_names_itself_or_is_skipped(damage: str, folder: Path) -
     BAD[damage](folder / "img3.png")
     with pytest.raises(ImageError, match=r"img3\.png.*--skip_bad_images"):
         collect_samples(spec(folder))
-    samples, skipped = collect_samples(spec(folder), skip_bad_images=True)
+    samples, skipped = collect_samples(spec(folder), SKIPPING)
     assert [Path(sample.name).name for sample in samples] == ["IMG1.PNG", "img2.png", "img10.png"]
     assert [item.name for item in skipped] == [str(folder / "img3.png")] and skipped[0].name in skipped[0].reason
 
@@ -115,7 +118,7 @@ def test_only_bad_pictures_are_an_error_even_when_skipping(tmp_path: Path) -> No
     for number in range(20):
         (tmp_path / f"{number}.png").write_bytes(b"")
     with pytest.raises(DataError, match="<corgi>: no usable picture among 20") as caught:
-        collect_samples(spec(tmp_path), skip_bad_images=True)
+        collect_samples(spec(tmp_path), SKIPPING)
     assert str(caught.value).count("zero bytes") == 8
 
 
@@ -124,6 +127,16 @@ def test_a_missing_folder_says_where_it_was_looked_for(tmp_path: Path, monkeypat
     with pytest.raises(DataError, match="<corgi>: folder 'user/corgis' does not exist") as caught:
         collect_samples(spec("user/corgis"))
     assert str(tmp_path / "user" / "corgis") in str(caught.value)
+
+
+def test_places_that_are_read_in_another_way_say_how(tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").write_bytes(b"")
+    for images, says in [
+        ("user/corgis", r"--dataset_name USER/NAME, in Python as HubDataset"),
+        (tmp_path, f"--dataset_name {tmp_path}"),
+    ]:
+        with pytest.raises(DataError, match=says):
+            collect_samples(spec(images))
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
@@ -186,7 +199,7 @@ def test_a_bad_row_names_itself() -> None:
     data = table(image=cells)
     with pytest.raises(ImageError, match=r"row 1 \(dog.png\)"):
         collect_samples(spec(data))
-    samples, skipped = collect_samples(spec(data), skip_bad_images=True)
+    samples, skipped = collect_samples(spec(data), SKIPPING)
     assert [sample.name for sample in samples] == ["row 0"]
     assert [item.name for item in skipped] == ["row 1 (dog.png)", "row 2"]
 

@@ -11,14 +11,13 @@ from transformers import CLIPTokenizer
 from tests.tiny import tiny_text_encoder, tiny_tokenizer
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.errors import ConceptError
+from textual_inversion_ext.row_layout import row_ids
 from textual_inversion_ext.tokens import (
     PromptEncoder,
     RowEmbedding,
     attach_rows,
     attached,
     check_new_token,
-    row_ids,
-    row_ranges,
 )
 
 FIRST = 49408
@@ -121,12 +120,6 @@ def test_capitals_with_several_vectors_are_warned_about(
     assert not caplog.messages
     check_new_token(clip_tokenizer, "<Corgi>", 2)
     assert "'<corgi>'" in caplog.messages[0]
-
-
-def test_rows_follow_one_another() -> None:
-    specs = [ConceptSpec("<a>", None, "dog", num_vectors=2), ConceptSpec("<b>", None, "dog", num_vectors=3)]
-    assert row_ranges(specs) == (range(0, 2), range(2, 5))
-    assert row_ids(specs, 10) == {"<a>": (10, 11), "<b>": (12, 13, 14)}
 
 
 def test_row_embedding_replaces_only_learned_ids() -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,78 +11,80 @@ from tqdm.auto import tqdm
 
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
+from textual_inversion_ext.data.buckets import bucket_shapes, nearest_shape
+from textual_inversion_ext.data.latents import Latents, MomentEncoder, cuts_of, encode_pictures
+from textual_inversion_ext.data.prompts import ConceptPrompts, concept_prompts, encode_prompts
 from textual_inversion_ext.data.sources import Sample
-from textual_inversion_ext.data.templates import TEMPLATES
-from textual_inversion_ext.data.transforms import to_tensor
 from textual_inversion_ext.errors import DataError
 from textual_inversion_ext.records import Batch, Draws
 from textual_inversion_ext.tokens import PromptEncoder
 
-VAE_BATCH = 4  # pictures a VAE call: larger ones gain little and need gigabytes at 1024 px
+__all__ = ["Bucket", "MomentEncoder", "ResidentSet", "build_resident_set"]
 
 
-class MomentEncoder(Protocol):
-    """What building a resident set needs of a family adapter."""
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """All pictures of one shape, concept after concept.
 
-    native_resolution: int
+    Attributes:
+        latents: the encoded pictures; which entry is which, it says itself.
+        prompt_start: (M,) int64, first prompt of each picture, for the fewest active vectors of its concept.
+        prompt_count: (M,) int64, number of prompts of each picture.
+        image_start: first picture of each concept (host integers, for drawing without a synchronisation).
+        image_count: number of pictures of each concept; 0 for a concept that has none of this shape.
+        num_crops: K, cuts of each picture.
+        has_flips: whether mirrored pictures are there.
+    """
+
+    latents: Latents
+    prompt_start: Tensor
+    prompt_count: Tensor
+    image_start: tuple[int, ...]
+    image_count: tuple[int, ...]
+    num_crops: int
+    has_flips: bool
 
     @property
-    def device(self) -> torch.device:
-        """The training device."""
+    def num_images(self) -> int:
+        """M, pictures without their other cuts and their mirror images."""
+        return self.prompt_start.shape[0]
 
-    def moments(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) pictures in [-1, 1] to (B, 2C, h, w) posterior moments."""
-
-    def latents(self, moments: Tensor, noise: Tensor) -> Tensor:
-        """(B, 2C, h, w) moments and (B, C, h, w) noise to latents."""
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of one picture's latents."""
+        _, channels, height, width = self.latents.moments.shape
+        return channels // 2, height, width
 
 
 @dataclass(frozen=True, slots=True)
 class ResidentSet:
     """All pictures and prompts of a run, on one device.
 
-    ``M`` pictures of all concepts, ``P`` prompts. A picture's moments are at its own entry, those of its mirror image
-    ``M`` further on.
-
     Attributes:
-        moments: (M, 2C, h, w) or, with mirrored pictures, (2M, 2C, h, w) float32.
-        prompt_ids: encoder key -> (P, L) int64.
-        prompt_start: (M,) int64, first prompt of each picture.
-        prompt_count: (M,) int64, number of prompts of each picture.
+        buckets: the pictures by shape; one bucket unless ``crop`` is ``buckets``.
+        prompt_ids: encoder key -> (P, L) int64, prompts of all concepts.
+        prompt_stride: for each concept, how much further on its prompts for the next number of active vectors are.
         concept_ids: (number of concepts,) int64, 0, 1, 2, ...
         tokens: placeholder token of each concept.
-        image_start: first picture of each concept (host integers, for drawing without a synchronisation).
-        image_count: number of pictures of each concept.
-        has_flips: whether mirrored pictures are there.
         to_latents: the adapter's ``latents``.
     """
 
-    moments: Tensor
+    buckets: tuple[Bucket, ...]
     prompt_ids: Mapping[str, Tensor]
-    prompt_start: Tensor
-    prompt_count: Tensor
+    prompt_stride: tuple[int, ...]
     concept_ids: Tensor
     tokens: tuple[str, ...]
-    image_start: tuple[int, ...]
-    image_count: tuple[int, ...]
-    has_flips: bool
     to_latents: Callable[[Tensor, Tensor], Tensor]
 
     @property
     def device(self) -> torch.device:
         """Where everything is."""
-        return self.moments.device
+        return self.concept_ids.device
 
     @property
-    def num_images(self) -> int:
-        """M, pictures without their mirror images."""
-        return self.prompt_start.shape[0]
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of one picture's latents."""
-        _, channels, height, width = self.moments.shape
-        return channels // 2, height, width
+    def image_count(self) -> tuple[int, ...]:
+        """Number of pictures of each concept, in all buckets."""
+        return tuple(sum(counts) for counts in zip(*(bucket.image_count for bucket in self.buckets), strict=True))
 
     def gather(self, draws: Draws) -> Batch:
         """Collect a micro-batch; nothing leaves the device.
@@ -94,11 +95,24 @@ class ResidentSet:
         Returns:
             The micro-batch.
         """
+        latents = self.buckets[draws.bucket].latents
         return Batch(
-            latents=self.to_latents(self.moments[draws.image], draws.posterior_noise),
+            latents=self.to_latents(latents.moments[draws.image], draws.posterior_noise),
             ids={key: ids[draws.prompt] for key, ids in self.prompt_ids.items()},
             concept=draws.concept,
+            mask=None if latents.masks is None else latents.masks[draws.image],
+            sizes=latents.sizes[draws.image],
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """A picture, its number within its concept from 1, its first prompt, and the number of its prompts."""
+
+    sample: Sample
+    number: int
+    prompt_start: int
+    prompt_count: int
 
 
 def build_resident_set(
@@ -107,6 +121,7 @@ def build_resident_set(
     samples: Sequence[Sample],
     prompt_encoders: Mapping[str, PromptEncoder],
     config: TextualInversionConfig,
+    levels: Sequence[Sequence[int]] | None = None,
 ) -> ResidentSet:
     """Encode every picture and prompt of a run.
 
@@ -115,96 +130,137 @@ def build_resident_set(
         specs: the concepts.
         samples: pictures of all concepts, in any order; ``Sample.concept`` says whose.
         prompt_encoders: encoder key -> encoder that knows the placeholders.
-        config: ``resolution`` and ``flip_p`` are used.
+        config: ``resolution`` and the settings about pictures and sentences are used.
+        levels: for each concept the numbers of active vectors that occur, rising; all vectors at once by default.
 
     Returns:
         The training set on the adapter's device.
 
     Raises:
-        DataError: a concept has no pictures.
+        DataError: a concept has no pictures, or captions are asked for and it has none.
     """
     groups = [[sample for sample in samples if sample.concept == position] for position in range(len(specs))]
     for spec, group in zip(specs, groups, strict=True):
         if not group:
             raise DataError(f"{spec.placeholder_token}: no pictures; give 3 or more (1 works, 5 is a good number).")
-    ordered = [sample for group in groups for sample in group]
-    has_flips = config.flip_p > 0
-    moments = _encode_pictures(adapter, ordered, config.resolution or adapter.native_resolution, has_flips)
-    prompts, prompt_start, prompt_count = _lay_out_prompts(specs, groups)
-    image_count = tuple(len(group) for group in groups)
-    device = adapter.device
+    # Prompts first: they are quick, and what is wrong with them shows before the slow part.
+    laid_out = [concept_prompts(spec, group, config) for spec, group in zip(specs, groups, strict=True)]
+    levels = levels or [(spec.num_vectors,) for spec in specs]
+    prompt_ids, prompt_start = _encode_all(specs, laid_out, levels, prompt_encoders)
+    pictures = [
+        [_Picture(sample, place + 1, first + own.start[place], own.count[place]) for place, sample in enumerate(group)]
+        for group, own, first in zip(groups, laid_out, prompt_start, strict=True)
+    ]
     return ResidentSet(
-        moments=moments,
-        prompt_ids={key: encoder.encode(prompts).to(device) for key, encoder in prompt_encoders.items()},
-        prompt_start=torch.tensor(prompt_start, device=device),
-        prompt_count=torch.tensor(prompt_count, device=device),
-        concept_ids=torch.arange(len(specs), device=device),
+        buckets=_fill_buckets(adapter, specs, pictures, config),
+        prompt_ids={key: ids.to(adapter.device) for key, ids in prompt_ids.items()},
+        prompt_stride=tuple(len(own.prompts) for own in laid_out),
+        concept_ids=torch.arange(len(specs), device=adapter.device),
         tokens=tuple(spec.placeholder_token for spec in specs),
-        image_start=tuple(sum(image_count[:position]) for position in range(len(specs))),
-        image_count=image_count,
-        has_flips=has_flips,
         to_latents=adapter.latents,
     )
 
 
-def _encode_pictures(adapter: MomentEncoder, samples: Sequence[Sample], resolution: int, has_flips: bool) -> Tensor:
-    """Moments of all pictures, then of their mirror images.
-
-    A mirror image is encoded by itself: a VAE does not commute with mirroring.
-
-    Args:
-        adapter: the family adapter.
-        samples: M pictures.
-        resolution: side length in pixels.
-        has_flips: whether mirror images are wanted.
-
-    Returns:
-        (M or 2M, 2C, h, w) float32 on the adapter's device.
-    """
-    plain, flipped = [], []
-    # disable=None: no bar where nobody is looking (output into a file)
-    with tqdm(total=len(samples), desc="encoding pictures", delay=2, leave=False, disable=None) as bar:
-        for pixels in _batches(samples, resolution):
-            plain.append(adapter.moments(pixels))
-            if has_flips:
-                flipped.append(adapter.moments(pixels.flip(-1)))
-            bar.update(len(pixels))
-    return torch.cat([*plain, *flipped])
-
-
-def _batches(samples: Sequence[Sample], resolution: int) -> Iterator[Tensor]:
-    """Pictures in batches, so that only a few are decoded at a time.
-
-    Args:
-        samples: the pictures.
-        resolution: side length in pixels.
-
-    Yields:
-        (up to VAE_BATCH, 3, resolution, resolution) float32 in [-1, 1].
-    """
-    for start in range(0, len(samples), VAE_BATCH):
-        chunk = samples[start : start + VAE_BATCH]
-        yield torch.stack([to_tensor(sample.open(), resolution, name=sample.name) for sample in chunk])
-
-
-def _lay_out_prompts(
-    specs: Sequence[ConceptSpec], groups: Sequence[Sequence[Sample]]
-) -> tuple[list[str], list[int], list[int]]:
-    """Prompts of all concepts, and which of them each picture may be shown with.
+def _encode_all(
+    specs: Sequence[ConceptSpec],
+    laid_out: Sequence[ConceptPrompts],
+    levels: Sequence[Sequence[int]],
+    encoders: Mapping[str, PromptEncoder],
+) -> tuple[dict[str, Tensor], list[int]]:
+    """Token ids of all prompts.
 
     Args:
         specs: the concepts.
-        groups: pictures of each.
+        laid_out: prompts of each.
+        levels: numbers of active vectors of each.
+        encoders: encoder key -> prompt encoder.
 
     Returns:
-        P prompts, and for each picture its first prompt and their number.
+        Encoder key -> (P, L) int64 on the CPU, and the position of each concept's first prompt.
     """
-    prompts: list[str] = []
-    start: list[int] = []
-    count: list[int] = []
-    for spec, group in zip(specs, groups, strict=True):
-        templates = TEMPLATES[spec.learnable_property]
-        start += [len(prompts)] * len(group)
-        count += [len(templates)] * len(group)
-        prompts += [template.format(spec.placeholder_token) for template in templates]
-    return prompts, start, count
+    encoded = [
+        encode_prompts(own.prompts, spec, counts, encoders)
+        for spec, own, counts in zip(specs, laid_out, levels, strict=True)
+    ]
+    start, total = [], 0
+    for own, counts in zip(laid_out, levels, strict=True):
+        start.append(total)
+        total += len(own.prompts) * len(counts)
+    return {key: torch.cat([ids[key] for ids in encoded]) for key in encoders}, start
+
+
+def _fill_buckets(
+    adapter: MomentEncoder,
+    specs: Sequence[ConceptSpec],
+    pictures: Sequence[Sequence[_Picture]],
+    config: TextualInversionConfig,
+) -> tuple[Bucket, ...]:
+    """Sort pictures by shape and encode them.
+
+    Args:
+        adapter: the family adapter.
+        specs: the concepts.
+        pictures: pictures of each.
+        config: ``resolution`` and the settings about pictures are used.
+
+    Returns:
+        The buckets that have pictures.
+    """
+    resolution = config.resolution or adapter.native_resolution
+    square = ((resolution, resolution),)
+    shapes = bucket_shapes(resolution, adapter.size_multiple) if config.crop == "buckets" else square
+    of_shape: dict[tuple[int, int], list[list[_Picture]]] = {shape: [[] for _ in specs] for shape in shapes}
+    for concept, group in enumerate(pictures):
+        for picture in group:
+            of_shape[nearest_shape(picture.sample.size, shapes)][concept].append(picture)
+    crops = config.random_crops if config.crop == "random" else 1
+    # disable=None: no bar where nobody is looking (output into a file)
+    total = crops * sum(len(group) for group in pictures)
+    with tqdm(total=total, desc="encoding pictures", delay=2, leave=False, disable=None) as bar:
+        return tuple(
+            _fill(adapter, shape, specs, groups, config, bar) for shape, groups in of_shape.items() if any(groups)
+        )
+
+
+def _fill(
+    adapter: MomentEncoder,
+    shape: tuple[int, int],
+    specs: Sequence[ConceptSpec],
+    groups: Sequence[Sequence[_Picture]],
+    config: TextualInversionConfig,
+    bar: tqdm,
+) -> Bucket:
+    """Encode the pictures of one shape.
+
+    Args:
+        adapter: the family adapter.
+        shape: width and height.
+        specs: the concepts.
+        groups: pictures of this shape of each.
+        config: the run's settings.
+        bar: shows the progress.
+
+    Returns:
+        The bucket.
+    """
+    owned = [(spec, picture) for spec, group in zip(specs, groups, strict=True) for picture in group]
+    cuts = [cuts_of(picture.sample, shape, spec.placeholder_token, picture.number, config) for spec, picture in owned]
+    mirrored, device = config.flip_p > 0, adapter.device
+    latents = encode_pictures(
+        adapter,
+        [picture.sample for _, picture in owned],
+        cuts,
+        mirrored=mirrored,
+        outside=config.mask_outside_weight,
+        bar=bar,
+    )
+    count = tuple(len(group) for group in groups)
+    return Bucket(
+        latents=latents,
+        prompt_start=torch.tensor([picture.prompt_start for _, picture in owned], device=device),
+        prompt_count=torch.tensor([picture.prompt_count for _, picture in owned], device=device),
+        image_start=tuple(sum(count[:position]) for position in range(len(specs))),
+        image_count=count,
+        num_crops=len(cuts[0]),
+        has_flips=mirrored,
+    )

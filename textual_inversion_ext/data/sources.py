@@ -1,37 +1,37 @@
-"""From a folder, a list or a `datasets.Dataset` to samples: pictures that are known to open."""
+"""From a folder, a list or a data set to samples: pictures that are known to open, with their captions and masks."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..concept import ConceptSpec
+from ..concept import ConceptSpec, HubDataset
+from ..config import TextualInversionConfig
 from ..errors import DataError, ImageError
-from .images import open_image, readable_extensions
+from .backgrounds import Background
+from .folders import find_in_list, find_in_path
+from .found import FoundPicture, Wanted
+from .hub_datasets import load_hub_dataset
+from .images import open_image
+from .masks import check_mask_settings, choose_mask, encode_mask, open_mask
+from .segmentation import Segmenter
+from .tables import find_in_table
 
-if TYPE_CHECKING:
-    import datasets
-
-__all__ = ["Sample", "SkippedImage", "collect_samples", "training_data_digest"]
+__all__ = ["Sample", "SkippedImage", "collect_samples", "make_segmenter", "training_data_digest"]
 
 logger = logging.getLogger(__name__)
 
-# Files that belong beside pictures; anything else that is passed over is mentioned in the log.
-_SIDE_FILES = frozenset(
-    [".txt", ".caption", ".json", ".jsonl", ".csv", ".tsv", ".md", ".yaml", ".yml", ".toml", ".npz"]
-)
-_SYSTEM_FILES = frozenset(["thumbs.db", "ehthumbs.db", "desktop.ini"])
-_LISTED = 8  # names in a message; more would hide what it says
+_REASONS = 8  # in a message; more would hide what it says
 
 _Source: TypeAlias = "Path | bytes | Image.Image"
 
@@ -51,15 +51,36 @@ class Sample:
     size: tuple[int, int]
     """Width and height in pixels, upright."""
     digest: str
-    """SHA-256 (hexadecimal) of its size and its decoded RGB pixels."""
+    """SHA-256 (hexadecimal) of its size and its decoded RGB pixels; also of captions, mask and background if used."""
+    captions: tuple[str, ...] = ()
+    """What people wrote about it, in order; several where it was captioned several times. Clean single lines."""
+    mask: _Source | None = field(default=None, repr=False)
+    """Its mask, of the same size; None where there is none or none is used."""
+    background: Background | None = None
+    """What replaces the pixels outside of the mask, if anything does."""
+
+    @property
+    def caption(self) -> str | None:
+        """The first of its captions, or None."""
+        return self.captions[0] if self.captions else None
 
     def open(self) -> Image.Image:
-        """Decodes the picture.
+        """Decodes the picture, with its background replaced if that was asked for.
 
         Returns:
             A new upright RGB picture; see `textual_inversion_ext.data.images.open_image`.
         """
-        return open_image(self.source, name=self.name)
+        image = open_image(self.source, name=self.name)
+        mask = self.open_mask() if self.background is not None else None
+        return image if mask is None or self.background is None else self.background.apply(image, mask)
+
+    def open_mask(self) -> Image.Image | None:
+        """Decodes the mask.
+
+        Returns:
+            A new picture of mode ``L`` and of the size of `open`, white on the subject; None without a mask.
+        """
+        return None if self.mask is None else open_mask(self.mask, name=f"the mask of {self.name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,53 +93,77 @@ class SkippedImage:
 
 
 def collect_samples(
-    spec: ConceptSpec, *, skip_bad_images: bool = False, concept: int = 0
+    spec: ConceptSpec,
+    config: TextualInversionConfig | None = None,
+    *,
+    concept: int = 0,
+    segmenter: Segmenter | None = None,
 ) -> tuple[list[Sample], list[SkippedImage]]:
-    """Finds the pictures of a concept and checks that each of them opens.
+    """Finds the pictures of a concept and checks that each of them opens, with its mask if masks are used.
 
     Args:
         spec: The concept.
-        skip_bad_images: Leave pictures out that do not open, instead of stopping at the first.
+        config: ``skip_bad_images`` and the settings about captions, masks, columns and backgrounds are used; None for
+            the defaults.
         concept: Place of the concept in the run, stored in its samples.
+        segmenter: The loaded ``mask_model``; loaded here if it is needed and not given.
 
     Returns:
         The samples in a reproducible order (folders: natural order of the file names), and what was left out.
 
     Raises:
-        DataError: If the source is missing, of an unknown kind, or has no picture that opens.
-        ImageError: If a picture does not open and `skip_bad_images` is off.
+        DataError: If the source is missing, of an unknown kind, damaged, or has no picture that opens.
+        ImageError: If a picture or its mask does not open and ``skip_bad_images`` is off.
+        ConfigError: If settings about masks contradict each other.
     """
+    config = config or TextualInversionConfig()
+    check_mask_settings(config)
+    checker = _Checker(config, spec, concept, segmenter or make_segmenter(config))
     samples: list[Sample] = []
     skipped: list[SkippedImage] = []
     try:
-        found = list(_find(spec.images))
+        found = list(_find(spec.images, Wanted.by(config)))
     except DataError as error:
         raise DataError(f"{spec.placeholder_token}: {error}") from error
     # disable=None: no bar where nobody is looking (output into a file)
-    for name, source in tqdm(
-        found, f"checking pictures of {spec.placeholder_token}", delay=2, leave=False, disable=None
-    ):
+    for item in tqdm(found, f"checking pictures of {spec.placeholder_token}", delay=2, leave=False, disable=None):
         try:
-            samples.append(_check(name, source, concept))
+            samples.append(checker.sample(item))
         except ImageError as error:
-            if not skip_bad_images:
+            if not config.skip_bad_images:
                 raise ImageError(f"{error} Or leave such pictures out with --skip_bad_images.") from error
             logger.warning("left out: %s", error)
-            skipped.append(SkippedImage(name, str(error)))
+            skipped.append(SkippedImage(item.name, str(error)))
     if not samples:
-        reasons = "\n".join(f"  {item.reason}" for item in skipped[:_LISTED]) or "  The list is empty."
+        reasons = "\n".join(f"  {item.reason}" for item in skipped[:_REASONS]) or "  The list is empty."
         raise DataError(f"{spec.placeholder_token}: no usable picture among {len(found)}.\n{reasons}")
+    whole = sum(sample.mask is None for sample in samples)
+    if config.masks != "none" and whole:
+        logger.info("%s: %d of %d pictures have no mask.", spec.placeholder_token, whole, len(samples))
     return samples, skipped
 
 
+def make_segmenter(config: TextualInversionConfig) -> Segmenter | None:
+    """Loads the model that makes masks.
+
+    Args:
+        config: ``mask_model`` and ``mask_label`` are used.
+
+    Returns:
+        The model, or None where no setting names one.
+    """
+    return Segmenter(config.mask_model, config.mask_label) if config.mask_model is not None else None
+
+
 def training_data_digest(samples: Iterable[Sample]) -> str:
-    """Fingerprints the pictures of a run: equal if and only if the decoded pixels and their order are.
+    """Fingerprints the pictures of a run: equal if and only if what is learned from and its order are.
 
     Args:
         samples: All samples of the run, in order.
 
     Returns:
-        SHA-256, hexadecimal; file names, metadata and file formats do not enter.
+        SHA-256, hexadecimal, of the decoded pixels, and of captions, masks and replaced backgrounds where they are
+        used; file names, metadata and file formats do not enter.
     """
     total = hashlib.sha256()
     for sample in samples:
@@ -126,102 +171,82 @@ def training_data_digest(samples: Iterable[Sample]) -> str:
     return total.hexdigest()
 
 
-def _check(name: str, source: Any, concept: int) -> Sample:
-    if not isinstance(source, Path | bytes | Image.Image):
-        raise ImageError(f"{name} is {type(source).__name__}; a path or a PIL image is needed.")
-    image = open_image(source, name=name)
+class _Checker:
+    """Opens what was found, once, and makes samples of it.
+
+    Args:
+        config: The run's settings.
+        spec: The concept.
+        concept: Its place in the run.
+        segmenter: The loaded ``mask_model``, if there is one.
+    """
+
+    def __init__(
+        self, config: TextualInversionConfig, spec: ConceptSpec, concept: int, segmenter: Segmenter | None
+    ) -> None:
+        self._kind = config.masks
+        self._background = Background.by(config)
+        self._class_name = spec.class_name
+        self._concept = concept
+        self._segmenter = segmenter
+
+    def sample(self, found: FoundPicture) -> Sample:
+        """Opens a picture and its mask.
+
+        Args:
+            found: What a source offers.
+
+        Returns:
+            The sample.
+
+        Raises:
+            ImageError: One of them cannot be used.
+        """
+        source, name = found.source, found.name
+        if not isinstance(source, Path | bytes | Image.Image):
+            raise ImageError(f"{name} is {type(source).__name__}; a path or a PIL image is needed.")
+        image = open_image(source, name=name)
+        mask = choose_mask(found, image, self._kind)
+        if mask is None and self._segmenter is not None:
+            mask = encode_mask(self._segmenter.mask(image, self._class_name, name=name))
+        background = self._background if mask is not None else None
+        pixels = _sha256(image)
+        parts = {
+            "captions": json.dumps(found.captions) if found.captions else None,
+            "mask": _sha256(open_mask(mask, name=name)).hex() if mask is not None else None,
+            "background": repr(background) if background is not None else None,
+        }
+        used = {part: value for part, value in parts.items() if value is not None}
+        # Pictures alone keep the digest that older files hold.
+        digest = hashlib.sha256(pixels + json.dumps(used).encode()).digest() if used else pixels
+        return Sample(source, name, self._concept, image.size, digest.hex(), found.captions, mask, background)
+
+
+def _sha256(image: Image.Image) -> bytes:
     pixels = hashlib.sha256(f"{image.width}x{image.height}:".encode())
     pixels.update(image.tobytes())
-    return Sample(source, name, concept, image.size, pixels.hexdigest())
+    return pixels.digest()
 
 
-def _find(images: Any) -> Iterator[tuple[str, Any]]:
-    """Yields the name and the source of each picture, without opening any."""
+def _find(images: Any, wanted: Wanted) -> Iterator[FoundPicture]:
+    """Yields the pictures of any source, without opening them."""
     if images is None:
         raise DataError("no pictures. If they were given in memory to the run that is repeated, give them again.")
     if isinstance(images, str | os.PathLike):
-        yield from _find_in_path(os.fspath(images))
+        yield from find_in_path(os.fspath(images), wanted)
     elif isinstance(images, Image.Image):
-        yield "picture in memory", images
+        yield FoundPicture("picture in memory", images)
+    elif isinstance(images, HubDataset):
+        yield from find_in_table(load_hub_dataset(images), wanted)
     elif _is_from_datasets(images):
-        yield from _find_in_dataset(images)
+        yield from find_in_table(images, wanted)
     elif isinstance(images, Sequence) and not isinstance(images, bytes):
-        for position, image in enumerate(images, start=1):
-            if isinstance(image, str | os.PathLike):
-                yield os.fspath(image), Path(image).expanduser()
-            else:
-                yield getattr(image, "filename", "") or f"picture {position} of the list", image
+        yield from find_in_list(images, wanted)
     else:
         raise DataError(
-            f"pictures are given as {type(images).__name__}; allowed: a folder, a list of paths or PIL images, or a "
-            f"datasets.Dataset."
+            f"pictures are given as {type(images).__name__}; allowed: a folder, a list of paths or PIL images, a "
+            f"HubDataset, or a datasets.Dataset."
         )
-
-
-def _find_in_path(text: str) -> Iterator[tuple[str, Path]]:
-    path = Path(text).expanduser()
-    if not text or not path.exists():
-        raise DataError(
-            f"folder {text!r} does not exist (looked for {path.absolute()}). Give a folder on this machine; from "
-            f"the Hub, download first and give the folder, or what datasets.load_dataset returns."
-        )
-    if path.is_dir():
-        yield from _find_in_folder(path)
-    else:
-        yield os.fspath(path), path
-
-
-def _find_in_folder(folder: Path) -> Iterator[tuple[str, Path]]:
-    try:
-        entries = sorted(folder.iterdir(), key=_natural_order)
-    except OSError as error:
-        raise DataError(f"folder {str(folder)!r} cannot be read: {error.strerror}.") from error
-    visible = [entry for entry in entries if not _is_noise(entry)]
-    files = [entry for entry in visible if not entry.is_dir()]
-    extensions = readable_extensions()
-    pictures = [file for file in files if file.suffix.lower() in extensions]
-    if not pictures:
-        raise DataError(_nothing_found(folder, entries, visible, extensions))
-    strangers = [file.name for file in files if file not in pictures and file.suffix.lower() not in _SIDE_FILES]
-    if strangers:
-        logger.warning("%s: passed over, not a kind of picture that is read: %s", folder, _listed(strangers))
-    for picture in pictures:
-        yield os.fspath(picture), picture
-
-
-def _nothing_found(folder: Path, entries: list[Path], visible: list[Path], extensions: tuple[str, ...]) -> str:
-    names = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]
-    inside = [
-        entry.name
-        for entry in visible
-        if entry.is_dir() and any(child.suffix.lower() in extensions for child in _children(entry))
-    ]
-    hint = f" Sub-folders are not searched; give {str(folder / inside[0])!r} itself." if inside else ""
-    found = f"It holds: {_listed(names)}." if names else "It is empty."
-    return f"folder {str(folder)!r} holds no pictures. {found} Read are: {' '.join(extensions)}.{hint}"
-
-
-def _children(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError:
-        return []
-
-
-def _is_noise(entry: Path) -> bool:
-    # "._name.jpg" and "__MACOSX" are what macOS leaves in archives and on foreign disks; they are not pictures.
-    return entry.name.startswith(".") or entry.name == "__MACOSX" or entry.name.lower() in _SYSTEM_FILES
-
-
-def _natural_order(entry: Path) -> tuple[list[tuple[int, str]], str]:
-    """Sorts img2 before img10."""
-    parts = re.split(r"([0-9]+)", entry.name.casefold())
-    return [(int(part), "") if index % 2 else (-1, part) for index, part in enumerate(parts)], entry.name
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f", ... ({len(names)} in all)" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
 
 
 def _is_from_datasets(images: Any) -> bool:
@@ -229,37 +254,3 @@ def _is_from_datasets(images: Any) -> bool:
     library = sys.modules.get("datasets")
     kinds = ("Dataset", "DatasetDict", "IterableDataset", "IterableDatasetDict")
     return library is not None and isinstance(images, tuple(getattr(library, kind) for kind in kinds))
-
-
-def _find_in_dataset(images: Any) -> Iterator[tuple[str, Any]]:
-    import datasets
-
-    if isinstance(images, dict):
-        raise DataError(f"a data set with splits was given; choose one, e.g. data[{next(iter(images), 'train')!r}].")
-    if isinstance(images, datasets.IterableDataset):
-        raise DataError("a streaming data set was given; its length is not known. Load it with streaming=False.")
-    column = _image_column(images)
-    # Undecoded, so that a damaged picture is met one by one in `open_image`, and EXIF and profiles are handled there.
-    rows = images.with_format(None).select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    for position, row in enumerate(rows):
-        cell = row[column] or {}
-        path, content = cell.get("path"), cell.get("bytes")
-        name = f"row {position} ({os.path.basename(path)})" if path else f"row {position}"
-        yield name, content if content is not None else Path(path) if path else None
-
-
-def _image_column(data: datasets.Dataset) -> str:
-    import datasets
-
-    columns = [name for name, feature in data.features.items() if isinstance(feature, datasets.Image)]
-    if "image" in columns or len(columns) == 1:
-        return "image" if "image" in columns else columns[0]
-    if columns:
-        raise DataError(
-            f"the data set has several image columns ({', '.join(columns)}); name the one to learn from 'image', "
-            f"e.g. data.rename_column({columns[0]!r}, 'image')."
-        )
-    kinds = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in data.features.items())
-    raise DataError(
-        f"the data set has no image column; it has {kinds}. Make one with data.cast_column(name, datasets.Image())."
-    )

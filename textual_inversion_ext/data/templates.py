@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ..concept import LearnableProperty
 
-__all__ = ["PHOTO_TEMPLATES", "STYLE_TEMPLATES", "TEMPLATES"]
+__all__ = ["DUAL_TEMPLATES", "PHOTO_TEMPLATES", "STYLE_TEMPLATES", "TEMPLATES"]
 
 PHOTO_TEMPLATES: tuple[str, ...] = (
     "a photo of a {}",
@@ -69,3 +69,11 @@ STYLE_TEMPLATES: tuple[str, ...] = (
 
 TEMPLATES: dict[LearnableProperty, tuple[str, ...]] = {"object": PHOTO_TEMPLATES, "style": STYLE_TEMPLATES}
 """Which templates each `ConceptSpec.learnable_property` is trained with."""
+
+DUAL_TEMPLATES: dict[LearnableProperty, tuple[str, ...]] = {
+    subject: tuple(f"{template} with {{}}" for template in templates) for subject, templates in TEMPLATES.items()
+}
+"""The same with a second place, for the word of the single picture.
+
+Gal et al. 2022, section 5.2, give one sentence, "A photo of S* with S_i"; the other entries are ours, made alike.
+"""
