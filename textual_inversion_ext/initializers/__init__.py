@@ -1,27 +1,121 @@
-"""Where a row starts: one file per idea, and this table is the only list, asked in its order."""
+"""Where a row starts: one file per idea, and this table is the only list."""
 
 from __future__ import annotations
 
-from textual_inversion_ext.concept import ConceptSpec
-from textual_inversion_ext.initializers.base import Initializer
-from textual_inversion_ext.initializers.file import FileInitializer
-from textual_inversion_ext.initializers.words import WordsInitializer
+from collections.abc import Sequence
+from functools import lru_cache
 
-__all__ = ["INITIALIZERS", "FileInitializer", "Initializer", "WordsInitializer", "resolve"]
+import torch
+from torch import Tensor
+
+from textual_inversion_ext.concept import ConceptSpec
+from textual_inversion_ext.config import TextualInversionConfig
+from textual_inversion_ext.data.sources import Sample
+from textual_inversion_ext.errors import ConfigError
+from textual_inversion_ext.initializers.base import ClipLoader, Initializer, InitializerContext
+from textual_inversion_ext.initializers.cross import CrossInitializer
+from textual_inversion_ext.initializers.file import FileInitializer
+from textual_inversion_ext.initializers.images import ImagesInitializer
+from textual_inversion_ext.initializers.mean import MeanInitializer
+from textual_inversion_ext.initializers.noise import row_noise
+from textual_inversion_ext.initializers.phrase import PhraseInitializer
+from textual_inversion_ext.initializers.words import WordsInitializer
+from textual_inversion_ext.pipelines.loading import load_clip
+from textual_inversion_ext.records import EncoderSlot
+
+__all__ = [
+    "AUTO",
+    "INITIALIZERS",
+    "ClipLoader",
+    "CrossInitializer",
+    "FileInitializer",
+    "ImagesInitializer",
+    "Initializer",
+    "InitializerContext",
+    "MeanInitializer",
+    "PhraseInitializer",
+    "WordsInitializer",
+    "first_rows",
+    "initial_rows",
+    "resolve",
+]
+
+AUTO = "auto"
+"""The value of ``initialization`` that leaves the choice to each concept's ``initializer``."""
 
 INITIALIZERS: dict[str, type[Initializer]] = {
     FileInitializer.name: FileInitializer,
+    PhraseInitializer.name: PhraseInitializer,
+    MeanInitializer.name: MeanInitializer,
+    CrossInitializer.name: CrossInitializer,
+    ImagesInitializer.name: ImagesInitializer,
     WordsInitializer.name: WordsInitializer,  # takes any text, so it comes last
 }
 
 
-def resolve(concept: ConceptSpec) -> Initializer:
-    """The initializer that a concept's ``initializer`` asks for.
+def resolve(concept: ConceptSpec, initialization: str = AUTO) -> Initializer:
+    """The initializer of a concept.
 
     Args:
         concept: what is to be learned.
+        initialization: a key of the table; "auto": the first in its order that recognises the concept's
+            ``initializer`` (a path is a file, other text is words).
 
     Returns:
-        The first in the table that recognises it.
+        The initializer.
+
+    Raises:
+        ConfigError: there is none of that name.
     """
-    return next(kind() for kind in INITIALIZERS.values() if kind.recognises(concept.initializer))
+    if initialization == AUTO:
+        return next(kind() for kind in INITIALIZERS.values() if kind.recognises(concept.initializer))
+    if initialization not in INITIALIZERS:
+        raise ConfigError(f"initialization is {initialization!r}; allowed: {', '.join((AUTO, *INITIALIZERS))}.")
+    return INITIALIZERS[initialization]()
+
+
+def initial_rows(concept: ConceptSpec, slot: EncoderSlot, context: InitializerContext) -> Tensor:
+    """Where the rows of a concept start in one text encoder.
+
+    Args:
+        concept: what is to be learned.
+        slot: the text encoder; only read.
+        context: settings (``initialization``, ``initializer_noise``, the seed), the concept's pictures, models.
+
+    Returns:
+        (num_vectors, dim) float32 on the CPU, an independent copy.
+    """
+    initializer = resolve(concept, context.config.initialization)
+    rows = initializer(concept, slot, context)
+    asked = context.config.initializer_noise
+    scale = initializer.noise if asked is None else asked
+    if scale == 0:
+        return rows
+    return rows + scale * row_noise(slot, context.config.seed, concept.placeholder_token, concept.num_vectors)
+
+
+def first_rows(
+    config: TextualInversionConfig,
+    concepts: Sequence[ConceptSpec],
+    slots: Sequence[EncoderSlot],
+    samples: Sequence[Sample],
+) -> dict[str, Tensor]:
+    """Where the rows of all concepts of a run start in all of its text encoders.
+
+    Args:
+        config: the run's settings.
+        concepts: what the run learns.
+        slots: the text encoders.
+        samples: the pictures of all concepts.
+
+    Returns:
+        Encoder key -> (N, dim) float32 on the CPU, concept after concept.
+    """
+    # One CLIP for all concepts of an encoder, and no more than one at a time: the largest take gigabytes.
+    load = lru_cache(maxsize=1)(load_clip)
+    contexts = [
+        InitializerContext(config, [sample for sample in samples if sample.concept == place], load)
+        for place in range(len(concepts))
+    ]
+    pairs = list(zip(concepts, contexts, strict=True))
+    return {slot.key: torch.cat([initial_rows(spec, slot, context) for spec, context in pairs]) for slot in slots}

@@ -9,21 +9,25 @@ from torch import Tensor
 
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.errors import ConceptError
-from textual_inversion_ext.files import load_concept
-from textual_inversion_ext.initializers.base import Initializer
+from textual_inversion_ext.files import ENDINGS, load_concept
+from textual_inversion_ext.initializers.base import Initializer, InitializerContext, words_of
 from textual_inversion_ext.records import EncoderSlot
-
-SUFFIXES = (".safetensors", ".bin", ".pt")
 
 
 class FileInitializer(Initializer):
-    """Rows of an embedding file or of a run's output folder."""
+    """Rows of an embedding file of any format that ``files/`` reads, of a run's output folder, or from the Hub.
+
+    Of several concepts in one place it takes the one that has the placeholder's name. It never cuts or fills up: a part
+    of what somebody learned is not what they learned.
+    """
 
     name = "file"
 
     @classmethod
     def recognises(cls, initializer: str) -> bool:
-        """A path: it ends like an embedding file, or holds a separator and exists; see the base class.
+        """A path: it ends like an embedding file, is an address, or holds a separator and exists; see the base class.
+
+        A bare ``user/repository`` of the Hub could as well be words: it needs ``initialization="file"``.
 
         Args:
             initializer: the text the user gave.
@@ -33,25 +37,37 @@ class FileInitializer(Initializer):
         """
         # A word such as "dog" stays a word even if a file of that name lies in the working directory.
         looks_like_path = "/" in initializer or "\\" in initializer
-        return initializer.lower().endswith(SUFFIXES) or (looks_like_path and Path(initializer).exists())
+        ends_like_one = initializer.lower().endswith(tuple(ENDINGS))
+        is_address = initializer.startswith(("https://", "http://"))
+        return ends_like_one or is_address or (looks_like_path and Path(initializer).exists())
 
-    def __call__(self, concept: ConceptSpec, slot: EncoderSlot) -> Tensor:
+    def __call__(self, concept: ConceptSpec, slot: EncoderSlot, context: InitializerContext) -> Tensor:
         """Read the file; see the base class.
 
         Args:
-            concept: what is to be learned.
+            concept: what is to be learned; its ``initializer`` is what ``load_concept`` takes.
             slot: the text encoder in which.
+            context: not used.
 
         Returns:
             (num_vectors, dim) float32 on the CPU.
 
         Raises:
-            ConceptError: the file has no rows for this encoder, or another width or number of them.
+            ConceptError: no file is named, or it has no rows for this encoder, or another width or number of them.
         """
-        learned = load_concept(concept.initializer)
-        where = f"{concept.placeholder_token}: the initializer {concept.initializer!r}"
+        token, path = concept.placeholder_token, concept.initializer
+        if not path.strip():
+            raise ConceptError(
+                f"{token}: initialization='file' and no file; give its path or Hub repository as the initializer "
+                f"(--initializer_token){', not only a class_name' if words_of(concept) else ''}."
+            )
+        learned = load_concept(path, token=token)
+        where = f"{token}: the initializer {path!r}"
         if slot.key not in learned.vectors:
-            raise ConceptError(f"{where} has vectors for {', '.join(learned.vectors)}; the model needs {slot.key}.")
+            raise ConceptError(
+                f"{where} has vectors for {', '.join(learned.vectors)}; the model needs {slot.key} too. "
+                "It was learned for another kind of model."
+            )
         rows = learned.vectors[slot.key]
         if rows.shape[1] != slot.dim:
             raise ConceptError(

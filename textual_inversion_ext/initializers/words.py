@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.errors import ConceptError
-from textual_inversion_ext.initializers.base import Initializer
+from textual_inversion_ext.initializers.base import (
+    Initializer,
+    InitializerContext,
+    rows_of_ids,
+    token_ids_of,
+    words_of,
+)
 from textual_inversion_ext.records import EncoderSlot
-from textual_inversion_ext.tokens import word_ids
 
 
 class WordsInitializer(Initializer):
     """Rows of the frozen table for the tokens of a word or phrase.
 
-    With more vectors than tokens the tokens repeat in order; with fewer it refuses rather than drop half a phrase.
+    With more vectors than tokens the tokens repeat in order; with fewer it refuses rather than drop half a phrase
+    (``initialization="phrase"`` sums it up instead).
+
+    Source: Gal et al. 2022 (arXiv:2208.01618), section 4.
     """
 
     name = "words"
@@ -32,12 +39,13 @@ class WordsInitializer(Initializer):
         """
         return True
 
-    def __call__(self, concept: ConceptSpec, slot: EncoderSlot) -> Tensor:
+    def __call__(self, concept: ConceptSpec, slot: EncoderSlot, context: InitializerContext) -> Tensor:
         """Look the tokens up; see the base class.
 
         Args:
             concept: what is to be learned; an empty initializer means its ``class_name``.
             slot: the text encoder in which.
+            context: not used.
 
         Returns:
             (num_vectors, dim) float32 on the CPU.
@@ -45,27 +53,13 @@ class WordsInitializer(Initializer):
         Raises:
             ConceptError: no word, a word the tokenizer cannot spell, or more tokens than vectors.
         """
-        text = concept.initializer or concept.class_name or ""
-        token = concept.placeholder_token
-        if not text.strip():
-            raise ConceptError(
-                f"{token}: no initializer. Give the word that comes closest, such as 'dog' or 'teapot' "
-                "(--initializer_token), or a class_name."
-            )
-        ids = word_ids(slot.tokenizer, text)
-        pieces = slot.tokenizer.convert_ids_to_tokens(ids)
-        if not ids or slot.tokenizer.unk_token_id in ids:
-            raise ConceptError(
-                f"{token}: the {slot.key} tokenizer does not know the initializer {text!r} (it reads {pieces}); "
-                "choose a common word."
-            )
+        ids = token_ids_of(concept, slot)
         if len(ids) > concept.num_vectors:
+            pieces = ", ".join(slot.tokenizer.convert_ids_to_tokens(ids))
             raise ConceptError(
-                f"{token}: the initializer {text!r} splits into {len(ids)} tokens of {slot.key} ({', '.join(pieces)}) "
-                f"but the concept has num_vectors={concept.num_vectors}; choose a word that is one token, or set "
-                f"num_vectors={len(ids)} to start with one vector per token."
+                f"{concept.placeholder_token}: the initializer {words_of(concept)!r} splits into {len(ids)} tokens of "
+                f"{slot.key} ({pieces}) but the concept has num_vectors={concept.num_vectors}; choose a word that is "
+                f"one token, set num_vectors={len(ids)} to start with one vector per token, or set "
+                "initialization='phrase' to sum the tokens up in fewer vectors."
             )
-        table = slot.text_encoder.get_input_embeddings().weight
-        cycled = [ids[position % len(ids)] for position in range(concept.num_vectors)]
-        rows = table.detach()[torch.tensor(cycled, device=table.device)]
-        return rows.to("cpu", torch.float32, copy=True)
+        return rows_of_ids(slot, [ids[position % len(ids)] for position in range(concept.num_vectors)])
