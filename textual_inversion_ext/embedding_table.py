@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_module
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -28,6 +29,23 @@ def table_of(text_encoder: PreTrainedModel) -> Tensor:
     """
     with _tables_at_hand(text_encoder) as tables:
         return tables[0].weight.data
+
+
+def mean_norm(text_encoder: PreTrainedModel, height: int) -> float:
+    """How long the vectors of a vocabulary are: the mean norm of its rows that are not zero.
+
+    Args:
+        text_encoder: A text encoder.
+        height: Size of the vocabulary; rows behind it (spare ones, learned ones) do not count.
+
+    Returns:
+        The norm, computed in float32.
+
+    Source:
+        Kim et al. 2026, "Directional Textual Inversion", released code (``token_scale mean``).
+    """
+    norms = torch.linalg.vector_norm(table_of(text_encoder)[:height], dim=1, dtype=torch.float32)
+    return float(norms.sum() / (norms > 0).sum().clamp(min=1))
 
 
 def rewrite_table(text_encoder: PreTrainedModel, change: Callable[[Tensor], Tensor]) -> None:

@@ -105,3 +105,15 @@ def test_the_state_dict_is_the_whole_state(kind: type[Parametrization]) -> None:
     move(second, 2, seed=4)
     assert torch.equal(second(), whole())
     assert {value.dtype for value in whole.state_dict().values()} <= {torch.float32, torch.int64}
+
+
+def test_rows_are_nearest_to_themselves(kind: type[Parametrization]) -> None:
+    rows = kind(initial())
+    move(rows, 3)
+    torch.testing.assert_close(rows.nearest(rows()), rows())
+    torch.testing.assert_close(rows.nearest(rows.nearest(grad())), rows.nearest(grad()))
+    assert rows.nearest(grad()).shape == (N, DIM)
+
+
+def test_citation(kind: type[Parametrization]) -> None:
+    assert kind.citation.startswith("@") and "title" in kind.citation

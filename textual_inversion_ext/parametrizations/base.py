@@ -19,12 +19,22 @@ class UpdateSettings:
         beta2: decay of the second moment.
         epsilon: added to the denominator.
         weight_decay: decoupled weight decay; 0 means that rows are never pulled to zero.
+        optimizer: ``AdamW``, or the full name of another optimizer's class, for parametrizations that let it be chosen.
+        optimizer_args: further arguments of that class, a JSON object.
+        kappa: directional rows: concentration of the von Mises-Fisher prior around the first direction.
+        direction_beta: directional rows: decay of the mean squared gradient of a row.
+        magnitude: directional rows: norm of every row; None for each row's own first norm.
     """
 
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.0
+    optimizer: str = "AdamW"
+    optimizer_args: str | None = None
+    kappa: float = 1e-4
+    direction_beta: float = 0.0
+    magnitude: float | None = None
 
 
 class Parametrization(nn.Module, ABC):
@@ -71,6 +81,17 @@ class Parametrization(nn.Module, ABC):
             lr: (N,) float32 learning rate of each row.
             active: (N,) bool, rows that take this update (in a slot, not frozen, loss and gradient finite).
         """
+
+    def nearest(self, rows: Tensor) -> Tensor:
+        """Rows of this kind that are closest to some others, such as to an average of rows over time.
+
+        Args:
+            rows: (N, dim) float32.
+
+        Returns:
+            (N, dim) float32; the same where any row will do.
+        """
+        return rows
 
     def export(self) -> Tensor:
         """Rows to be written to a file.

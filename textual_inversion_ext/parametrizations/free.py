@@ -1,62 +1,12 @@
-"""Free rows: every coordinate is learned, by an AdamW with one clock per row (Gal et al. 2022)."""
+"""Free rows: every coordinate is learned, by an optimizer with one clock per row (Gal et al. 2022)."""
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from textual_inversion_ext.optimizers import make_optimizer
 from textual_inversion_ext.parametrizations.base import Parametrization, UpdateSettings
-
-
-class RowAdamW(nn.Module):
-    r"""AdamW in which every row has its own learning rate, age and bias correction.
-
-    For a row of age :math:`k` (this update included) it does what ``torch.optim.AdamW`` does at its step :math:`k`.
-
-    Args:
-        shape: (N, dim) of the rows.
-        settings: hyper-parameters.
-        device: where the rows are.
-
-    Attributes:
-        exp_avg: (N, dim) float32, first moment.
-        exp_avg_sq: (N, dim) float32, second moment.
-
-    Source:
-        Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
-    """
-
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
-
-    def __init__(self, shape: torch.Size, settings: UpdateSettings, device: torch.device) -> None:
-        super().__init__()
-        self.settings = settings
-        self.register_buffer("exp_avg", torch.zeros(shape, device=device))
-        self.register_buffer("exp_avg_sq", torch.zeros(shape, device=device))
-
-    @torch.no_grad()
-    def update(self, rows: Tensor, grad: Tensor, lr: Tensor, active: Tensor, age: Tensor) -> None:
-        """Move the active rows in place; the others keep every bit.
-
-        Args:
-            rows: (N, dim) float32.
-            grad: (N, dim) float32; may be non-finite where not active.
-            lr: (N,) float32.
-            active: (N,) bool.
-            age: (N,) int64, updates of each row, this one included.
-        """
-        settings, on, lr = self.settings, active.unsqueeze(1), lr.unsqueeze(1)
-        exp_avg = torch.lerp(self.exp_avg, grad, 1 - settings.beta1)
-        exp_avg_sq = (self.exp_avg_sq * settings.beta2).addcmul(grad, grad, value=1 - settings.beta2)
-        # An inactive row may be of age 0, whose correction is 0: its quotient is thrown away below.
-        denominator = (exp_avg_sq.sqrt() / _correction(settings.beta2, age).sqrt()).add_(settings.epsilon)
-        step = exp_avg / denominator * (lr / _correction(settings.beta1, age))
-        moved = (rows * (1 - lr * settings.weight_decay) if settings.weight_decay else rows) - step
-        for state, value in ((self.exp_avg, exp_avg), (self.exp_avg_sq, exp_avg_sq), (rows, moved)):
-            state.copy_(torch.where(on, value, state))
 
 
 class FreeRows(Parametrization):
@@ -84,7 +34,7 @@ class FreeRows(Parametrization):
     def __init__(self, initial: Tensor, settings: UpdateSettings | None = None) -> None:
         super().__init__(initial, settings)
         self.register_buffer("rows", initial.detach().to(torch.float32, copy=True))
-        self.optimizer = RowAdamW(initial.shape, self.settings, initial.device)
+        self.optimizer = make_optimizer(self.rows, self.settings)
 
     def forward(self) -> Tensor:
         """The rows themselves; see the base class."""
@@ -92,7 +42,7 @@ class FreeRows(Parametrization):
 
     @torch.no_grad()
     def update(self, grad: Tensor, lr: Tensor, active: Tensor) -> None:
-        """One AdamW update of the active rows; see the base class.
+        """One update of the active rows by the optimizer; see the base class.
 
         Args:
             grad: (N, dim) float32.
@@ -101,18 +51,3 @@ class FreeRows(Parametrization):
         """
         self.age.add_(active)
         self.optimizer.update(self.rows, grad, lr, active, self.age)
-
-
-def _correction(beta: float, age: Tensor) -> Tensor:
-    r"""Bias correction :math:`1 - \beta^k` of each row.
-
-    Written with ``expm1``: in float32, ``1 - beta ** k`` loses four digits at beta 0.999 and age 1.
-
-    Args:
-        beta: decay of the moment.
-        age: (N,) int64.
-
-    Returns:
-        (N, 1) float32.
-    """
-    return -torch.expm1(age.float().unsqueeze(1) * math.log(beta)) if beta else torch.ones_like(age.float()[:, None])
