@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     many: dict[str, Any] = {"nargs": "+", "action": "extend"}
     parser.add_argument(
         "--concept", **many, default=None, metavar="PATH", help="Run folder or embedding file; several."
+    )
+    parser.add_argument(
+        "--lora_scale",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="Strength of the LoRA that was trained with a word; 0 leaves it out. Default: 1.",
     )
     parser.add_argument("--prompt", **many, required=True, metavar="TEXT", help="Prompt; give several in quotes.")
     parser.add_argument(
@@ -76,12 +84,17 @@ def run(flags: argparse.Namespace) -> None:
         raise ConfigError(f"--seed is {min(seeds)}; seeds are whole numbers from 0 on.")
     if (flags.width is None) != (flags.height is None):
         raise ConfigError("Give both --width and --height, or neither.")
+    if not math.isfinite(flags.lora_scale):
+        raise ConfigError(f"--lora_scale is {flags.lora_scale}; it must be a finite number.")
     from textual_inversion_ext.files import load_concept
     from textual_inversion_ext.pipelines.loading import documented_sampling, load_pipeline
+    from textual_inversion_ext.pipelines.lora import load_loras, lora_beside
     from textual_inversion_ext.pipelines.sampling import SampleSettings, sample
     from textual_inversion_ext.pipelines.sheets import contact_sheet
 
-    concepts = [load_concept(file) for path in flags.concept or [] for file in concept_files(Path(path))]
+    files = [file for path in flags.concept or [] for file in concept_files(Path(path))]
+    concepts = [load_concept(file) for file in files]
+    loras = [lora for file in files if (lora := lora_beside(file)) is not None] if flags.lora_scale else []
     model = flags.pretrained_model_name_or_path or common_model(concepts)
     steps, guidance = documented_sampling(model)
     settings = SampleSettings(
@@ -94,11 +107,14 @@ def run(flags: argparse.Namespace) -> None:
     _mention_unused(concepts, flags.prompt)
     device, dtype = _placement(flags.device, flags.mixed_precision)
     pipeline = load_pipeline(model, revision=flags.revision, variant=flags.variant, dtype=dtype, device=device)
+    load_loras(pipeline, loras, flags.lora_scale)
+    for lora in loras:
+        logger.info("With the LoRA %s, strength %g; leave it out with --lora_scale 0.", lora, flags.lora_scale)
     pictures = sample(pipeline, concepts, flags.prompt, seeds, settings)
     folder = Path(flags.output_dir)
     for number, (prompt, row) in enumerate(zip(flags.prompt, pictures, strict=True)):
         for seed, picture in zip(seeds, row, strict=True):
-            facts = {**vars(flags), "prompt": prompt, "seed": seed, "model": model}
+            facts = {**vars(flags), "prompt": prompt, "seed": seed, "model": model, "loras": len(loras)}
             _write_png(picture, folder / f"prompt-{number:02d}_seed-{seed}.png", _png_facts(facts, concepts, settings))
     sheet = contact_sheet(pictures, row_labels=flags.prompt, column_labels=[f"seed {seed}" for seed in seeds])
     _write_png(sheet, folder / "contact_sheet.png", {})
@@ -177,6 +193,8 @@ def _png_facts(
         "concepts": json.dumps([concept.token for concept in concepts], ensure_ascii=False),
         "Software": f"textual-inversion-ext {__version__}",
     }
+    if facts["loras"]:
+        told["lora_scale"] = facts["lora_scale"]
     return {name: str(value) for name, value in told.items()}
 
 

@@ -12,6 +12,10 @@ from diffusers import DiffusionPipeline
 
 from textual_inversion_ext.errors import ModelError, StorageError
 from textual_inversion_ext.families.base import FamilyAdapter
+from textual_inversion_ext.files import load_concept
+from textual_inversion_ext.pipelines.lora import fuse_lora
+from textual_inversion_ext.pipelines.pooling import pool_at_end
+from textual_inversion_ext.pipelines.slots import slots_of
 
 
 def load_pipeline(
@@ -56,6 +60,45 @@ def load_pipeline(
     return pipeline.to(device, dtype)
 
 
+def load_clip(name_or_path: str | Path) -> tuple[Any, Any]:
+    """Load a CLIP model with both of its towers.
+
+    Args:
+        name_or_path: Hub id, folder in transformers format, or "pocket" for the built-in world's.
+
+    Returns:
+        ``CLIPModel`` in float32 on the CPU, frozen and in ``eval()``, and its ``CLIPProcessor``.
+
+    Raises:
+        ModelError: There is no such model, or it is no CLIP model.
+    """
+    name = str(name_or_path)
+    if name == "pocket":
+        from textual_inversion_ext.pocket import load_clip as load_pocket
+
+        model, processor = load_pocket()
+        return model.requires_grad_(False), processor
+    # Not CLIPModel itself: it reads the weights of any other model too, and makes up what it does not find.
+    from transformers import AutoConfig, CLIPModel, CLIPProcessor
+
+    try:
+        kind = AutoConfig.from_pretrained(name).model_type
+        if kind != "clip":
+            raise ModelError(
+                f"{name!r} is a {kind} model; a CLIP model is needed, such as 'openai/clip-vit-base-patch32'."
+            )
+        model, told = CLIPModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        if told["missing_keys"]:
+            raise ModelError(
+                f"{name!r} lacks weights of a CLIP model: {', '.join(sorted(told['missing_keys'])[:3])}, ..."
+            )
+        return model.eval().requires_grad_(False), CLIPProcessor.from_pretrained(name)
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"Cannot load the CLIP model {name!r}: {_first_lines(error)}") from error
+
+
 def documented_sampling(name_or_path: str | Path) -> tuple[int, float]:
     """How a model is sampled where the user does not say.
 
@@ -72,29 +115,42 @@ def documented_sampling(name_or_path: str | Path) -> tuple[int, float]:
     return 50, 7.5
 
 
-def save_full_pipeline(adapter: FamilyAdapter, embedding_files: Sequence[Path], folder: Path) -> None:
+def save_full_pipeline(
+    adapter: FamilyAdapter, embedding_files: Sequence[Path], folder: Path, lora: Path | None = None
+) -> None:
     """Save a whole model with learned words built in, for ``from_pretrained(folder)``.
 
     The pipeline itself is left as it was: tokenizers and text encoders are copied before the words are added.
 
     Args:
         adapter: Calls the pipeline.
-        embedding_files: Files in diffusers format.
+        embedding_files: Files in diffusers format, one per concept; those of further encoders are found beside them.
         folder: Where the model goes.
+        lora: A LoRA file to be added to the weights for good, or None.
 
     Raises:
         StorageError: The model cannot be written.
     """
     pipeline: Any = adapter.pipeline
-    ours = [part for slot in adapter.slots for part in (slot.tokenizer, slot.text_encoder)]
+    ours = [part for slot in slots_of(pipeline).values() for part in (slot.tokenizer, slot.text_encoder)]
+    ours += [adapter.denoiser] if lora is not None else []
     parts = {
         name: copy.deepcopy(part) if any(part is own for own in ours) else part
         for name, part in pipeline.components.items()
     }
-    checked = {name: pipeline.config[name] for name in ("requires_safety_checker",) if name in pipeline.config}
-    whole: Any = type(pipeline)(**parts, **checked)
-    for file in embedding_files:
-        whole.load_textual_inversion(str(file))
+    kept = ("requires_safety_checker", "force_zeros_for_empty_prompt", "requires_aesthetics_score")
+    settings = {name: pipeline.config[name] for name in kept if name in pipeline.config}
+    whole: Any = type(pipeline)(**parts, **settings)
+    for concept in [load_concept(file) for file in embedding_files]:
+        for slot in slots_of(whole).values():
+            if slot.key in concept.vectors:
+                rows = {concept.token: concept.vectors[slot.key]}
+                whole.load_textual_inversion(rows, tokenizer=slot.tokenizer, text_encoder=slot.text_encoder)
+    if lora is not None:
+        fuse_lora(whole, lora)
+    if adapter.pooling == "end":  # as it was trained; the saved configuration says so to plain diffusers, too
+        for slot in slots_of(whole).values():
+            pool_at_end(slot)
     try:
         whole.save_pretrained(folder)
     except OSError as error:
