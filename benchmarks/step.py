@@ -24,6 +24,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from textual_inversion_ext import ConceptSpec, TextualInversionConfig
 from textual_inversion_ext.pocket import load_pipeline, render_concept
+from textual_inversion_ext.training.processes import Processes
 from textual_inversion_ext.training.setup import build_workshop, collect_all, open_model
 
 
@@ -72,7 +73,9 @@ class Case:
         spec = ConceptSpec("<mochi>", images, initializer="cat")
         samples, _ = collect_all(config, [spec])
         adapter = open_model(config, pipeline, torch.device(device))
-        self.shop = build_workshop(config, [spec], samples, adapter, Accelerator(cpu=device == "cpu"))
+        self.shop = build_workshop(
+            config, [spec], samples, adapter, Processes(Accelerator(cpu=device == "cpu"), "auto", [spec])
+        )
         self.adapter, self.device, self.count = adapter, torch.device(device), 0
         shape = (batch_size, *self.shop.draws.draw((0,), [0])[0].noise.shape[1:])
         unet = pipeline.unet

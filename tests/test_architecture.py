@@ -22,9 +22,9 @@ MOST_LINES_OF_A_FUNCTION = 60
 
 # What may import what: a part imports from its own row and from the rows above it.
 LAYERS = (
-    ("errors", "atomic", "concept", "records"),
-    ("config", "objectives", "tokens", "embedding_table", "vocabulary")
-    + ("parametrizations", "regularizers", "files", "data"),
+    ("errors", "atomic", "concept", "records", "options"),
+    ("config", "recipes", "run_file", "objectives", "tokens", "row_layout", "embedding_table", "vocabulary")
+    + ("optimizers", "parametrizations", "regularizers", "files", "data"),
     ("initializers", "families", "pipelines"),
     ("training", "evaluation", "pocket"),
     ("publishing",),

@@ -24,7 +24,9 @@ _MODULE_OF_NAME = {
     "ConceptStableDiffusionXLPipeline": "pipelines.ready",
     "ConfigError": "errors",
     "DataError": "errors",
+    "DistributedError": "errors",
     "EmbeddingFileError": "errors",
+    "HubDataset": "concept",
     "ImageError": "errors",
     "LearnedConcept": "concept",
     "MissingDependencyError": "errors",
@@ -48,12 +50,14 @@ _MODULE_OF_NAME = {
 
 if TYPE_CHECKING:
     from .concept import ConceptSpec as ConceptSpec
+    from .concept import HubDataset as HubDataset
     from .concept import LearnedConcept as LearnedConcept
     from .config import TextualInversionConfig as TextualInversionConfig
     from .errors import CheckpointError as CheckpointError
     from .errors import ConceptError as ConceptError
     from .errors import ConfigError as ConfigError
     from .errors import DataError as DataError
+    from .errors import DistributedError as DistributedError
     from .errors import EmbeddingFileError as EmbeddingFileError
     from .errors import ImageError as ImageError
     from .errors import MissingDependencyError as MissingDependencyError

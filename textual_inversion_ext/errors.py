@@ -13,6 +13,7 @@ __all__ = [
     "ConceptError",
     "ConfigError",
     "DataError",
+    "DistributedError",
     "EmbeddingFileError",
     "ImageError",
     "MissingDependencyError",
@@ -83,6 +84,10 @@ class TrainingDiverged(TextualInversionError, RuntimeError):
 
 class TrainingInterrupted(TextualInversionError, KeyboardInterrupt):
     """Ctrl-C during training; the step was finished and a checkpoint written. The message says how to resume."""
+
+
+class DistributedError(TextualInversionError, RuntimeError):
+    """Another process of the same run has ended, so that this one cannot go on."""
 
 
 class MissingDependencyError(TextualInversionError, ImportError):

@@ -29,7 +29,7 @@ def test_another_seed_gives_other_rows(tmp_path: Path) -> None:
     assert not rows_of(tmp_path / "out").equal(rows_of(tmp_path / "other"))
 
 
-@pytest.mark.parametrize("setting", ["logging_steps", "checkpointing_steps", "save_steps"])
+@pytest.mark.parametrize("setting", ["logging_steps", "checkpointing_steps", "save_steps", "eval_steps"])
 def test_watching_changes_nothing(setting: str, tmp_path: Path) -> None:
     assert main(train_flags(tmp_path)) == 0
     assert main(train_flags(tmp_path, **{setting: 1}, output_dir=tmp_path / "watched")) == 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from textual_inversion_ext import ConceptSpec, ConfigError, TextualInversionConfig
-from textual_inversion_ext.config import load_run, save_run
+from textual_inversion_ext.run_file import load_run, save_run
 
 FIELDS = dataclasses.fields(TextualInversionConfig)
 

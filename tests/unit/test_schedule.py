@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers.optimization import get_scheduler
+from diffusers.optimization import SchedulerType, get_scheduler
 
 from textual_inversion_ext.errors import ConfigError
 from textual_inversion_ext.training.schedule import SCHEDULERS, RowSchedule, effective_learning_rate
@@ -14,14 +14,35 @@ from textual_inversion_ext.training.schedule import SCHEDULERS, RowSchedule, eff
 @pytest.mark.parametrize("warmup", [0, 3])
 def test_values_are_those_of_diffusers(name: str, warmup: int) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=5e-3)
-    oracle = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=20, num_cycles=2)
+    rules = "1:5,0.5:12,0.1"
+    oracle = get_scheduler(
+        name, optimizer, rules, num_warmup_steps=warmup, num_training_steps=20, num_cycles=2, power=2.0
+    )
     expected = []
     for _ in range(20):
         expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         oracle.step()
-    schedule = RowSchedule(name, 5e-3, 20, warmup, num_cycles=2)
+    schedule = RowSchedule(name, 5e-3, 20, warmup, num_cycles=2, power=2.0, step_rules=rules)
     torch.testing.assert_close(schedule(torch.arange(20)), torch.tensor(expected))
+
+
+def test_all_schedulers_of_diffusers_are_there() -> None:
+    assert set(SCHEDULERS) == {kind.value for kind in SchedulerType}
+
+
+def test_rules() -> None:
+    rates = RowSchedule("piecewise_constant", 1.0, 6, step_rules="1:2,0.5:4,0.1")(torch.arange(6))
+    torch.testing.assert_close(rates, torch.tensor([1, 1, 0.5, 0.5, 0.1, 0.1]))
+    assert RowSchedule("piecewise_constant", 1.0, 2, step_rules="0.5")(torch.arange(2)).tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    "rules", [None, "", "1:10", "1:10,0.1:5,0", "1:a,2", "1:0,2", "-1:3,2", "1:2:3,4", "inf", "1:5,2:5,3"]
+)
+def test_bad_rules(rules: str | None) -> None:
+    with pytest.raises(ConfigError, match=r"lr_step_rules is .*1:200,0.1:400,0.01"):
+        RowSchedule("piecewise_constant", 1.0, 4, step_rules=rules)
 
 
 def test_each_row_has_its_own_place_and_old_rows_keep_the_last_rate() -> None:
@@ -34,6 +55,8 @@ def test_mistakes() -> None:
         RowSchedule("step", 1.0, 4)
     with pytest.raises(ConfigError, match="at least 1"):
         RowSchedule("linear", 1.0, 0)
+    with pytest.raises(ConfigError, match="lr_end"):
+        RowSchedule("polynomial", 1e-8, 4)
 
 
 def test_scale_lr() -> None:

@@ -26,6 +26,7 @@ class LogEntry:
     Attributes:
         step: Optimizer steps done.
         loss: Token -> mean loss since the last entry; only concepts that trained since then.
+        eval_loss: Token -> steps of the concept and loss of its evaluations since the last entry; only those evaluated.
         lr: Token -> learning rate of the concept's next step.
         row_norms: Token -> Euclidean norm of each of its rows, in the first text encoder.
         seconds: Seconds of training so far.
@@ -34,6 +35,7 @@ class LogEntry:
 
     step: int
     loss: Mapping[str, float]
+    eval_loss: Mapping[str, Sequence[tuple[int, float]]]
     lr: Mapping[str, float]
     row_norms: Mapping[str, Sequence[float]]
     seconds: float
@@ -48,7 +50,7 @@ class Run:
         config: The run's settings.
         folder: The output folder.
         tokens: Placeholder tokens, in the order of the concepts.
-        total_steps: Optimizer steps of the whole run.
+        total_steps: Optimizer steps of the whole run; becomes less when a concept stops early.
         progress: Where the run is.
         adapter: Calls the model; its text encoders hold the live rows while training.
         accelerator: Device, processes, trackers.
@@ -107,6 +109,7 @@ class ProgressBar(Callback):
 
     def on_step(self, run: Run) -> None:
         """Move on; see the base class."""
+        self._bar.total = run.total_steps
         self._bar.update(1)
 
     def on_log(self, run: Run, entry: LogEntry) -> None:

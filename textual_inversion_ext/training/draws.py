@@ -7,40 +7,46 @@ together == alone hold without bookkeeping.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from textual_inversion_ext.data.resident import ResidentSet
+from textual_inversion_ext.data.seeds import seed_for
 from textual_inversion_ext.records import Draws
+from textual_inversion_ext.training.activation import Activation
+from textual_inversion_ext.training.visits import Visits
 
-ORDER_CHUNK = 4096  # image positions shuffled at a time: rare enough to cost nothing, small enough to cost no memory
+__all__ = ["DrawSource", "seed_for"]
 
 
-def seed_for(seed: int, token: str, purpose: str, counter: int) -> int:
-    """Seed of one use of randomness, unrelated to every other.
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """The global batch of one concept.
 
-    Args:
-        seed: the run's seed.
-        token: placeholder token of the concept.
-        purpose: what is drawn.
-        counter: step or chunk number.
-
-    Returns:
-        An integer in [0, 2**63).
+    Attributes:
+        bucket: which bucket all of it comes from.
+        image: (G,) int64.
+        prompt: (G,) int64.
+        u: (G,) float32.
+        noises: (2, G, C, h, w) float32.
     """
-    key = f"{seed}\0{token}\0{purpose}\0{counter}".encode()
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
+
+    bucket: int
+    image: Tensor
+    prompt: Tensor
+    u: Tensor
+    noises: Tensor
 
 
 class DrawSource:
     """Draws the randomness of a step for every concept in it.
 
     For each step and concept the whole global batch is drawn (``batch_size * accumulation * world_size`` samples), then
-    sliced by micro-batch and process. Images are visited without replacement: each one once an epoch, in an order
-    shuffled anew.
+    sliced by micro-batch and process. Which pictures it holds, `Visits` says; all of them have one shape, so it can be
+    sliced in any way. Concepts whose pictures differ in shape become separate forward passes.
 
     Args:
         resident: the training set; everything is drawn on its device.
@@ -50,6 +56,13 @@ class DrawSource:
         world_size: processes.
         rank: this process.
         flip_p: share of samples that are mirrored.
+        activation: when vectors become active; None for all from the first step.
+        stratified: spread the timesteps of each concept's global batch evenly: one in each of as many equal intervals.
+            Every timestep stays as likely as before, and the loss of a batch varies less.
+        noise_offset: scale of a normal number that is added to all of a channel's noise.
+
+    Source:
+        Noise offset: Guttenberg 2023, "Diffusion with Offset Noise" (https://www.crosslabs.org/blog).
     """
 
     def __init__(
@@ -61,7 +74,10 @@ class DrawSource:
         accumulation: int = 1,
         world_size: int = 1,
         rank: int = 0,
-        flip_p: float = 0.5,
+        flip_p: float = 0.0,
+        activation: Activation | None = None,
+        stratified: bool = False,
+        noise_offset: float = 0.0,
     ) -> None:
         self.resident = resident
         self.seed = seed
@@ -69,9 +85,12 @@ class DrawSource:
         self.accumulation = accumulation
         self.world_size = world_size
         self.rank = rank
-        self.flip_p = flip_p if resident.has_flips else 0.0
+        self.flip_p = flip_p
+        self.activation = activation
+        self.stratified = stratified
+        self.noise_offset = noise_offset
         self._generator = torch.Generator(device=resident.device)
-        self._orders: dict[int, tuple[int, Tensor]] = {}
+        self._visits = Visits(resident, seed)
 
     @property
     def global_batch(self) -> int:
@@ -86,12 +105,56 @@ class DrawSource:
             steps: for each of them how many steps it has done, its own clock (host integers).
 
         Returns:
-            One record for each micro-batch of this process.
+            For each micro-batch of this process one record, or one for each bucket in it.
         """
-        drawn = [self._draw_concept(concept, step) for concept, step in zip(concepts, steps, strict=True)]
-        return tuple(self._slice(drawn, tuple(concepts), micro) for micro in range(self.accumulation))
+        drawn = {concept: self._draw_concept(concept, step) for concept, step in zip(concepts, steps, strict=True)}
+        together: dict[int, list[int]] = {}
+        for concept in concepts:
+            together.setdefault(drawn[concept].bucket, []).append(concept)
+        return tuple(
+            self._slice([drawn[concept] for concept in alike], tuple(alike), micro)
+            for micro in range(self.accumulation)
+            for alike in together.values()
+        )
 
-    def _draw_concept(self, concept: int, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def fixed(self, concept: int, count: int, done: int | None = None) -> Draws:
+        """The evaluation batch of a concept: the same whatever the run's seed, batch size, processes and step.
+
+        Pictures and prompts are the first ones in turn, never mirrored, from the bucket with most of the concept's
+        pictures; timesteps are distinct thousandths of the schedule, drawn once.
+
+        Args:
+            concept: position in the resident set.
+            count: samples, at most 1000.
+            done: steps that the concept has done, on which it depends how many vectors take part; None for all.
+
+        Returns:
+            The batch.
+
+        Source:
+            Voronov et al. 2023 (DVAR), section 4 and released code: one fixed batch, 4 samples.
+        """
+        resident, generator = self.resident, self._generator
+        place = max(range(len(resident.buckets)), key=lambda number: resident.buckets[number].image_count[concept])
+        bucket = resident.buckets[place]
+        generator.manual_seed(seed_for(0, resident.tokens[concept], "evaluation", 0))
+        thousandths = torch.randperm(1000, generator=generator, device=resident.device)[:count]
+        noises = torch.randn(2, count, *bucket.latent_shape, generator=generator, device=resident.device)
+        turn = torch.arange(count, device=resident.device)
+        image = bucket.image_start[concept] + turn % bucket.image_count[concept]
+        first = bucket.prompt_start[image] + self._prompts_before(concept, None if done is None else max(0, done - 1))
+        return Draws(
+            concept=resident.concept_ids[concept].expand(count),
+            image=image,
+            prompt=first + turn % bucket.prompt_count[image],
+            u=(thousandths + 0.5) / 1000,
+            posterior_noise=noises[0],
+            noise=noises[1],
+            concepts=(concept,),
+            bucket=place,
+        )
+
+    def _draw_concept(self, concept: int, step: int) -> _Drawn:
         """Draw the global batch of one concept.
 
         Args:
@@ -99,65 +162,80 @@ class DrawSource:
             step: steps it has done.
 
         Returns:
-            image (G,) int64, prompt (G,) int64, u (G,) float32, noises (2, G, C, h, w) float32.
+            The batch.
         """
-        resident, count = self.resident, self.global_batch
-        self._generator.manual_seed(seed_for(self.seed, resident.tokens[concept], "step", step))
-        uniform = torch.rand(3, count, generator=self._generator, device=resident.device)
-        noises = torch.randn(2, count, *resident.latent_shape, generator=self._generator, device=resident.device)
-        image = self._visit(concept, step * count, count)
-        prompt = resident.prompt_start[image] + (uniform[1] * resident.prompt_count[image]).long()
-        if self.flip_p > 0:
-            image = image + (uniform[2] < self.flip_p) * resident.num_images
-        return image, prompt, uniform[0], noises
+        place, turn = self._visits.bucket(concept, step)
+        bucket, count, device = self.resident.buckets[place], self.global_batch, self.resident.device
+        self._generator.manual_seed(seed_for(self.seed, self.resident.tokens[concept], "step", step))
+        uniform = torch.rand(3, count, generator=self._generator, device=device)
+        noises = torch.randn(2, count, *bucket.latent_shape, generator=self._generator, device=device)
+        image = self._visits.images(concept, place, turn * count, count)
+        first = bucket.prompt_start[image] + self._prompts_before(concept, step)
+        prompt = first + (uniform[1] * bucket.prompt_count[image]).long()
+        if bucket.num_crops > 1:
+            self._generator.manual_seed(seed_for(self.seed, self.resident.tokens[concept], "crop", step))
+            chosen = torch.rand(count, generator=self._generator, device=device)
+            image = image + (chosen * bucket.num_crops).long() * bucket.num_images
+        if bucket.has_flips and self.flip_p > 0:
+            image = image + (uniform[2] < self.flip_p) * (bucket.num_images * bucket.num_crops)
+        u, noises = self._spread(concept, step, uniform[0]), self._offset(concept, step, noises)
+        return _Drawn(place, image, prompt, u, noises)
 
-    def _visit(self, concept: int, position: int, count: int) -> Tensor:
-        """Images at positions of a concept's endless shuffled visit of its pictures.
+    def _spread(self, concept: int, step: int, u: Tensor) -> Tensor:
+        """Put the uniform numbers of a global batch into as many equal intervals, one in each, in random order.
 
         Args:
             concept: position in the resident set.
-            position: first position.
-            count: how many.
+            step: steps it has done.
+            u: (G,) float32 in [0, 1).
 
         Returns:
-            (count,) int64 entries of unflipped images.
+            (G,) float32 in [0, 1); ``u`` itself unless ``stratified``.
         """
-        images = self.resident.image_count[concept]
-        length = images * max(1, ORDER_CHUNK // images)
-        pieces = []
-        while count:
-            chunk, offset = divmod(position, length)
-            taken = min(count, length - offset)
-            pieces.append(self._order(concept, chunk, images, length)[offset : offset + taken])
-            position, count = position + taken, count - taken
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        if not self.stratified:
+            return u
+        self._generator.manual_seed(seed_for(self.seed, self.resident.tokens[concept], "strata", step))
+        strata = torch.randperm(len(u), generator=self._generator, device=u.device)
+        return (strata + u) / len(u)
 
-    def _order(self, concept: int, chunk: int, images: int, length: int) -> Tensor:
-        """One chunk of the visit: whole epochs, each a fresh permutation.
+    def _offset(self, concept: int, step: int, noises: Tensor) -> Tensor:
+        """Add to all of a channel's noise the same normal number.
 
         Args:
             concept: position in the resident set.
-            chunk: number of the chunk.
-            images: pictures of the concept.
-            length: positions in a chunk, a multiple of ``images``.
+            step: steps it has done.
+            noises: (2, G, C, h, w) float32.
 
         Returns:
-            (length,) int64 entries of unflipped images.
+            The same, with the offset in the second; ``noises`` itself where there is none.
         """
-        cached = self._orders.get(concept)
-        if cached is None or cached[0] != chunk:
-            generator = torch.Generator(device=self.resident.device)
-            generator.manual_seed(seed_for(self.seed, self.resident.tokens[concept], "order", chunk))
-            keys = torch.rand(length // images, images, generator=generator, device=self.resident.device)
-            cached = (chunk, keys.argsort(dim=1).flatten() + self.resident.image_start[concept])
-            self._orders[concept] = cached
-        return cached[1]
+        if not self.noise_offset:
+            return noises
+        self._generator.manual_seed(seed_for(self.seed, self.resident.tokens[concept], "noise offset", step))
+        shift = torch.randn(*noises.shape[1:3], 1, 1, generator=self._generator, device=noises.device)
+        return torch.stack([noises[0], noises[1] + self.noise_offset * shift])
 
-    def _slice(self, drawn: Sequence[tuple[Tensor, ...]], concepts: tuple[int, ...], micro: int) -> Draws:
+    def _prompts_before(self, concept: int, step: int | None) -> int:
+        """How far a concept's prompts for its active vectors are from those for the fewest.
+
+        Args:
+            concept: position in the resident set.
+            step: steps it has done, or None for all vectors.
+
+        Returns:
+            A number of prompts.
+        """
+        if self.activation is None:
+            return 0
+        if step is None:
+            return (len(self.activation.levels[concept]) - 1) * self.resident.prompt_stride[concept]
+        return self.activation.level(concept, step) * self.resident.prompt_stride[concept]
+
+    def _slice(self, drawn: Sequence[_Drawn], concepts: tuple[int, ...], micro: int) -> Draws:
         """The part of the global batches that this process sees in one micro-batch.
 
         Args:
-            drawn: results of ``_draw_concept``.
+            drawn: results of ``_draw_concept``, all from one bucket.
             concepts: their positions in the resident set.
             micro: number of the micro-batch.
 
@@ -172,10 +250,11 @@ class DrawSource:
 
         return Draws(
             concept=join([self.resident.concept_ids[c].expand(self.batch_size) for c in concepts]),
-            image=join([image[part] for image, _, _, _ in drawn]),
-            prompt=join([prompt[part] for _, prompt, _, _ in drawn]),
-            u=join([u[part] for _, _, u, _ in drawn]),
-            posterior_noise=join([noises[0, part] for _, _, _, noises in drawn]),
-            noise=join([noises[1, part] for _, _, _, noises in drawn]),
+            image=join([own.image[part] for own in drawn]),
+            prompt=join([own.prompt[part] for own in drawn]),
+            u=join([own.u[part] for own in drawn]),
+            posterior_noise=join([own.noises[0, part] for own in drawn]),
+            noise=join([own.noises[1, part] for own in drawn]),
             concepts=concepts,
+            bucket=drawn[0].bucket,
         )

@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
-
-import torch
-from accelerate import Accelerator
-from torch import Tensor
 
 from textual_inversion_ext.concept import ConceptSpec, LearnedConcept
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.errors import TrainingDiverged, TrainingInterrupted
-from textual_inversion_ext.parametrizations import Parametrization
-from textual_inversion_ext.pipelines.loading import save_full_pipeline
 from textual_inversion_ext.records import TrainingResult
-from textual_inversion_ext.training.callbacks import Callback, LogEntry, ProgressBar, Run, StepLogFile, read_step_log
+from textual_inversion_ext.training.callbacks import Callback, ProgressBar, Run, StepLogFile, read_step_log
+from textual_inversion_ext.training.evaluations import Evaluations
+from textual_inversion_ext.training.harvest import Harvest
 from textual_inversion_ext.training.interrupt import InterruptGuard
+from textual_inversion_ext.training.meter import Meter
 from textual_inversion_ext.training.outputs import RunFolder
+from textual_inversion_ext.training.parts import load_parts
 from textual_inversion_ext.training.previews import Previews
+from textual_inversion_ext.training.processes import Processes
 from textual_inversion_ext.training.queue import active_concepts, remaining_steps
-from textual_inversion_ext.training.setup import Workshop, describe
-from textual_inversion_ext.training.state import (
-    Progress,
-    load_checkpoint,
-    load_tensors,
-    save_checkpoint,
-    trajectory,
-)
+from textual_inversion_ext.training.setup import Workshop
+from textual_inversion_ext.training.state import Part, Progress, load_tensors, save_checkpoint, trajectory
 from textual_inversion_ext.training.trackers import Trackers
 
 logger = logging.getLogger(__name__)
@@ -42,10 +33,10 @@ class Loop:
 
     Args:
         config: The run's settings.
-        concepts: What the run learns.
+        concepts: What this process trains.
         workshop: Everything the loop works with.
         folder: The output folder.
-        accelerator: Device and processes.
+        processes: The processes of the run.
         callbacks: Further watchers, beside the usual ones.
     """
 
@@ -55,24 +46,27 @@ class Loop:
         concepts: tuple[ConceptSpec, ...],
         workshop: Workshop,
         folder: RunFolder,
-        accelerator: Accelerator,
+        processes: Processes,
         callbacks: tuple[Callback, ...],
     ) -> None:
         self.config, self.concepts, self.workshop = config, concepts, workshop
-        self.folder, self.accelerator = folder, accelerator
+        self.folder, self.processes = folder, processes
         self.tokens = tuple(concept.placeholder_token for concept in concepts)
-        self.progress = Progress(done=[0] * len(concepts), counts=[0] * len(concepts))
-        self.loss_sum = torch.zeros(len(concepts), device=workshop.step.resident.device)
-        self.facts = trajectory(config, concepts, accelerator.num_processes)
-        # Only the main process watches and writes.
+        nothing = [0] * len(concepts)
+        self.progress = Progress(done=nothing, counts=nothing.copy(), evaluated=[[] for _ in concepts])
+        self.meter = Meter(self.tokens, workshop)
+        self.evaluations = Evaluations(config, self.tokens, workshop, self.progress)
+        self.harvest = Harvest(config, concepts, workshop, self.evaluations)
+        self.facts = trajectory(config, processes.concepts, processes.world_size)
+        # Only the main process watches; one that trains concepts of its own keeps its own step log.
         own: list[Callback] = [ProgressBar(), StepLogFile(), Trackers()]
         own += [Previews()] if config.validation_prompt else []
-        self.callbacks = (*own, *callbacks) if accelerator.is_main_process else ()
-        self._index: dict[tuple[int, ...], Tensor] = {}
+        logs: list[Callback] = [StepLogFile()] if processes.writes else []
+        self.callbacks = (*own, *callbacks) if processes.is_main else tuple(logs)
         self._last_good: tuple[LearnedConcept, ...] = ()
 
     def begin(self, checkpoint: Path | None) -> None:
-        """Load the checkpoint, say what deserves a notice, and make the folder ready.
+        """Load the checkpoint and say what deserves a notice; writes nothing.
 
         Args:
             checkpoint: Folder of the checkpoint to continue from, or None.
@@ -81,29 +75,24 @@ class Loop:
         if config.max_train_steps is not None and config.num_train_epochs is not None:
             logger.info("notice: max_train_steps=%d wins over num_train_epochs.", config.max_train_steps)
         if checkpoint is not None:
-            tensors, self.progress, changed = load_checkpoint(checkpoint, self.facts)
-            self.loss_sum.copy_(tensors.pop("loss_sum"))
+            part, changed = load_parts(checkpoint, self._state())
+            tensors, self.progress = dict(part.tensors), part.progress
+            self.meter.loss_sum.copy_(tensors.pop("loss_sum"))
+            self.evaluations.resume(tensors, self.progress, checkpoint)
             load_tensors(self.workshop.step, tensors, checkpoint)
             logger.info("Resuming from %s, step %d.", checkpoint, self.progress.step)
             for sentence in changed:
                 logger.warning("notice: %s; the rows will differ from those of an uninterrupted run.", sentence)
         elif config.resume_from_checkpoint is not None:
             logger.info("notice: %s holds no checkpoint yet; starting from the beginning.", config.output_dir)
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            self.folder.start(
-                config, self.concepts, keep=checkpoint is not None and self.folder.continues(checkpoint, config)
-            )
-        slots = config.max_concurrent_concepts
-        total = self.progress.step + remaining_steps(self.progress.done, self.workshop.totals, slots)
         self.view = Run(
             config=config,
             folder=self.folder,
             tokens=self.tokens,
-            total_steps=total,
+            total_steps=self._total_steps(),
             progress=self.progress,
             adapter=self.workshop.adapter,
-            accelerator=self.accelerator,
+            accelerator=self.processes.accelerator,
             learned=self.learned,
         )
 
@@ -113,15 +102,16 @@ class Loop:
         Raises:
             TrainingInterrupted: Ctrl-C.
         """
-        self._clock = time.perf_counter() - self.progress.seconds
-        self._last_log = (self.progress.seconds, sum(self.progress.done))
+        self.meter.start(self.progress)
         self._check_finite()
         with ExitStack() as stack:
             guard = stack.enter_context(InterruptGuard())
             stack.enter_context(self.workshop.adapter.attached())
+            if self.workshop.step.networks is not None:
+                stack.enter_context(self.workshop.step.networks.attached())
             for callback in self.callbacks:
                 callback.on_start(self.view)
-                stack.callback(callback.on_end, self.view)
+                stack.callback(self._end, callback)
             interrupted = self._steps(guard)
             if not interrupted:  # A half-full interval stays in the checkpoint, so that the resumed log has no seam.
                 self._log()
@@ -131,23 +121,20 @@ class Loop:
                 f"Interrupted after step {self.progress.step} of {self.view.total_steps}; everything is saved in"
                 f" {self.folder.path}. Continue with the same command and --resume_from_checkpoint latest."
             )
-        if self.config.save_as_full_pipeline and self.accelerator.is_main_process:
-            files = [self.folder.embedding_file(token) for token in self.tokens]
-            save_full_pipeline(self.workshop.adapter, files, self.folder.path)
-        self.accelerator.wait_for_everyone()  # Nobody leaves, and ends the group, while another still works.
 
     def _steps(self, guard: InterruptGuard) -> bool:
         """Do the steps; returns whether it was interrupted before the last one."""
         config, workshop, progress = self.config, self.workshop, self.progress
-        may_move = torch.ones_like(workshop.step.row_concept, dtype=torch.bool)
-        while active := active_concepts(progress.done, workshop.totals, config.max_concurrent_concepts):
-            if self._agreed_to_stop(guard):
+        while active := active_concepts(progress.done, self.evaluations.totals, config.max_concurrent_concepts):
+            if self.processes.any(guard.requested):  # all that share a step stop after the same one
                 return True
             micro_batches = workshop.draws.draw(active, [progress.done[place] for place in active])
+            may_move = workshop.activation.mask(progress.done)
             log = workshop.step(micro_batches, workshop.rates(workshop.step.age), may_move, progress.step + 1)
-            self._count(active, log.loss)
-            logged = progress.step % config.logging_steps == 0
-            if logged:
+            self.meter.count(progress, active, log.loss)
+            if self.evaluations(active):
+                self.view = replace(self.view, total_steps=self._total_steps())
+            if progress.step % config.logging_steps == 0:
                 self._log()
             for callback in self.callbacks:
                 callback.on_step(self.view)
@@ -155,50 +142,27 @@ class Loop:
                 self._save(final=False)
         return False
 
-    def _agreed_to_stop(self, guard: InterruptGuard) -> bool:
-        """Whether Ctrl-C was pressed; several processes must agree on the step, and ask one another at logs only."""
-        if self.accelerator.num_processes == 1:
-            return guard.requested
-        if self.progress.step % self.config.logging_steps:
-            return False
-        flag = torch.tensor([float(guard.requested)], device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, reduction="sum").item() > 0)
-
-    def _count(self, active: tuple[int, ...], loss: Tensor) -> None:
-        if active not in self._index:
-            self._index = {active: torch.tensor(active, device=self.loss_sum.device)}
-        self.loss_sum.index_add_(0, self._index[active], loss)
-        self.progress.step += 1
-        for place in active:
-            self.progress.done[place] += 1
-            self.progress.counts[place] += 1
+    def _total_steps(self) -> int:
+        """Optimizer steps of the whole run, as far as one knows: a concept may still stop early."""
+        ahead = remaining_steps(self.progress.done, self.evaluations.totals, self.config.max_concurrent_concepts)
+        return self.progress.step + ahead
 
     def _log(self) -> None:
-        """Hand means since the last log to the callbacks. The one place where the host waits for the device."""
-        progress, workshop = self.progress, self.workshop
+        """Hand means since the last log to the callbacks. The host waits for the device here, and at evaluations."""
         self._check_finite()
-        if not any(progress.counts):
+        clocks = zip(self.tokens, self.progress.done, self.progress.counts, strict=True)
+        evaluated = {
+            token: self.evaluations.history(place, after=done - count)
+            for place, (token, done, count) in enumerate(clocks)
+        }
+        entry = self.meter.entry(self.progress, {token: pairs for token, pairs in evaluated.items() if pairs})
+        if entry is None:
             return
-        means = self.loss_sum.tolist()
-        rates = workshop.rates(workshop.step.age).tolist()
-        norms = next(iter(workshop.step.rows().values())).norm(dim=1).tolist()
-        progress.seconds = time.perf_counter() - self._clock
-        seconds, done = self._last_log
-        pictures = (sum(progress.done) - done) * workshop.draws.global_batch
-        seen = [place for place, count in enumerate(progress.counts) if count]
-        entry = LogEntry(
-            step=progress.step,
-            loss={self.tokens[place]: means[place] / progress.counts[place] for place in seen},
-            lr={self.tokens[place]: rates[workshop.rows[place].start] for place in seen},
-            row_norms={self.tokens[place]: [norms[row] for row in workshop.rows[place]] for place in seen},
-            seconds=progress.seconds,
-            samples_per_second=pictures / max(progress.seconds - seconds, 1e-9),
-        )
-        self._last_log = (progress.seconds, sum(progress.done))
-        progress.counts[:] = [0] * len(progress.counts)
-        self.loss_sum.zero_()
         for callback in self.callbacks:
             callback.on_log(self.view, entry)
+
+    def _end(self, callback: Callback) -> None:
+        callback.on_end(self.view)  # the newest one, which was not there when the session began
 
     def _check_finite(self) -> None:
         """Stop if a loss, a gradient or a row is not finite; else remember the rows as good.
@@ -214,9 +178,8 @@ class Loop:
             bad = dict.fromkeys(self.tokens, self.progress.step)
         if not bad:
             return
-        if self.accelerator.is_main_process:
-            for concept in self._last_good:
-                self.folder.write_concept(concept)
+        if self.processes.writes:
+            self._write_final()
         where = ", ".join(f"{token} at step {step}" for token, step in bad.items())
         precision = self.config.mixed_precision
         cure = "--mixed_precision no" if precision != "no" else "check that the model makes good pictures as it is"
@@ -229,16 +192,43 @@ class Loop:
         """Write the checkpoint and the embedding files that are due."""
         self._check_finite()
         step, config = self.progress.step, self.config
-        if not self.accelerator.is_main_process:
+        if not self.processes.writes:
             return
         if final or step % config.checkpointing_steps == 0:
-            tensors = {**self.workshop.step.state_dict(), "loss_sum": self.loss_sum}
-            self.progress.seconds = time.perf_counter() - self._clock
-            save_checkpoint(self.folder.checkpoint(step), tensors, self.progress, self.facts)
+            self.meter.tick(self.progress)
+            save_checkpoint(self.folder.checkpoint(step), self._state())
             self.folder.prune_checkpoints(config.checkpoints_total_limit)
-        if final or step % config.save_steps == 0:
+        if final:
+            self._write_final()
+        elif step % config.save_steps == 0:
             for concept in self._last_good:
-                self.folder.write_concept(concept, None if final else step)
+                self.folder.write_concept(concept, step)
+            self._write_lora(step)
+
+    def _state(self) -> Part:
+        """Everything that a checkpoint must hold; the first dimension of each tensor counts rows or concepts."""
+        tensors = {**self.workshop.step.state_dict(), **self.evaluations.state_dict(), "loss_sum": self.meter.loss_sum}
+        rows = {token: len(owned) for token, owned in zip(self.tokens, self.workshop.owned, strict=True)}
+        return Part(rows, tensors, self.progress, self.facts)
+
+    def _write_final(self) -> None:
+        """Write the final files, and beside them the rows that were best at other times."""
+        last = self._last_good
+        for place, concept in enumerate(self.harvest.final(last)):
+            self.folder.write_concept(concept)
+            if self.config.keep_per_image_tokens:
+                self.folder.write_image_words(self.tokens[place], self.harvest.image_words(place, concept))
+            self.folder.write_beside(self.tokens[place], self.harvest.beside(place, last[place]))
+            self.evaluations.mention_best(place, concept.metadata["steps"])
+        self._write_lora()
+
+    def _write_lora(self, step: int | None = None) -> None:
+        """Write the LoRA beside the embedding files of the same step, if the run trains one."""
+        networks = self.workshop.step.networks
+        if networks is None:
+            return
+        for concept in self._last_good:  # there is one only
+            networks.save(self.folder.lora_file(step), {"token": concept.token, **concept.metadata})
 
     def learned(self) -> tuple[LearnedConcept, ...]:
         """Copy the concepts as they are now.
@@ -246,18 +236,7 @@ class Loop:
         Returns:
             One per concept, on the CPU.
         """
-        modules = cast("Mapping[str, Parametrization]", self.workshop.step.parametrizations)
-        exported = {key: module.export() for key, module in modules.items()}
-        return tuple(
-            LearnedConcept(
-                concept.placeholder_token,
-                {key: rows[owned.start : owned.stop] for key, rows in exported.items()},
-                describe(self.config, concept, self.workshop.adapter, done, digest),
-            )
-            for concept, owned, done, digest in zip(
-                self.concepts, self.workshop.rows, self.progress.done, self.workshop.digests, strict=True
-            )
-        )
+        return self.harvest.now(self.progress.done)
 
     def result(self) -> TrainingResult:
         """What ``train`` returns; losses are those of the step log, earlier sessions included.
@@ -265,18 +244,4 @@ class Loop:
         Returns:
             The result.
         """
-        entries = read_step_log(self.folder.step_log)
-        reason = "num_train_epochs" if self._epochs_decide() else "max_train_steps"
-        return TrainingResult(
-            concepts=self.learned(),
-            losses={
-                token: tuple(entry["loss"][token] for entry in entries if token in entry["loss"])
-                for token in self.tokens
-            },
-            steps=dict(zip(self.tokens, self.progress.done, strict=True)),
-            seconds=self.progress.seconds,
-            stop_reasons=dict.fromkeys(self.tokens, reason),
-        )
-
-    def _epochs_decide(self) -> bool:
-        return self.config.max_train_steps is None and self.config.num_train_epochs is not None
+        return self.harvest.result(self.progress, read_step_log(self.folder.step_log))

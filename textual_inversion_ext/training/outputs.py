@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from textual_inversion_ext.atomic import atomic_write
 from textual_inversion_ext.concept import ConceptSpec, LearnedConcept, file_stem
-from textual_inversion_ext.config import TextualInversionConfig, load_run, save_run
+from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.errors import ConfigError, OutputFolderError, StorageError
-from textual_inversion_ext.files import save_concept
-from textual_inversion_ext.training.state import checkpoints_in, trajectory
+from textual_inversion_ext.files import TARGETS, save_concept
+from textual_inversion_ext.pipelines.lora import LORA_FILE
+from textual_inversion_ext.run_file import load_run, save_run
+from textual_inversion_ext.training.state import PART, checkpoints_in, trajectory
+
+STEP_LOG = "steps.jsonl"
+"""Name of the step log."""
 
 DIFFUSERS_FILE = "learned_embeds.safetensors"
 """File name that diffusers' ``load_textual_inversion(folder)`` looks for."""
+
+
+PER_IMAGE = "per_image"
+"""Folder of the words of single pictures, beside their concept."""
+
+
+def written_for(concept: LearnedConcept) -> tuple[str, ...]:
+    """The tools that a run writes a concept for.
+
+    Args:
+        concept: The concept.
+
+    Returns:
+        Keys of ``TARGETS``.
+    """
+    # Other interfaces have no place for a word of Stable Diffusion XL that only the second text encoder knows.
+    return ("diffusers", "webui") if TARGETS["webui"].takes(concept) else ("diffusers",)
 
 
 class RunFolder:
@@ -28,14 +51,19 @@ class RunFolder:
         config.json  steps.jsonl  previews/  checkpoint-500/  logs/
         learned_embeds.safetensors   (diffusers)
         corgi.safetensors            (other interfaces: the file's name is the word to type)
+        pytorch_lora_weights.safetensors  (diffusers' LoRA, if one was trained beside the word)
+        learned_embeds-best.safetensors  learned_embeds-best-of-160.safetensors  (rows of other steps, see KeptRows)
 
     Args:
         path: The folder; it need not exist yet.
         concepts: What the run learns.
+        process: Number of the process whose checkpoints and step log are meant, where each trains concepts of its own:
+            they lie in ``process-0/`` and so on.
     """
 
-    def __init__(self, path: str | Path, concepts: Sequence[ConceptSpec]) -> None:
+    def __init__(self, path: str | Path, concepts: Sequence[ConceptSpec], process: int | None = None) -> None:
         self.path = Path(path)
+        self._home = self.path if process is None else self.path / PART.format(process)
         self._folder_of = {
             concept.placeholder_token: self.path / concept.name if len(concepts) > 1 else self.path
             for concept in concepts
@@ -49,7 +77,7 @@ class RunFolder:
     @property
     def step_log(self) -> Path:
         """One JSON object per line, one line per log."""
-        return self.path / "steps.jsonl"
+        return self._home / STEP_LOG
 
     @property
     def previews(self) -> Path:
@@ -65,11 +93,11 @@ class RunFolder:
         Returns:
             The checkpoint's folder, whether it exists or not.
         """
-        return self.path / f"checkpoint-{step}"
+        return self._home / f"checkpoint-{step}"
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints that exist, oldest first."""
-        return checkpoints_in(self.path)
+        return checkpoints_in(self._home)
 
     def embedding_file(self, token: str) -> Path:
         """Where the final diffusers file of a concept lies.
@@ -81,6 +109,18 @@ class RunFolder:
             The file's path.
         """
         return self._folder_of[token] / DIFFUSERS_FILE
+
+    def lora_file(self, step: int | None = None) -> Path:
+        """Where the LoRA lies that was trained beside the only concept.
+
+        Args:
+            step: Optimizer step of a snapshot, or None for the final file.
+
+        Returns:
+            The file's path, whether it exists or not.
+        """
+        name = Path(LORA_FILE)
+        return self.path / (LORA_FILE if step is None else f"{name.stem}-steps-{step}{name.suffix}")
 
     def check(self, config: TextualInversionConfig, checkpoint: Path | None) -> None:
         """Refuse a folder that a run must not write to. Changes nothing.
@@ -113,7 +153,8 @@ class RunFolder:
         Returns:
             True when it lies here, or when what is recorded here would train the same rows.
         """
-        if checkpoint.resolve().parent == self.path.resolve():
+        own = [folder.resolve() for folder in (self.path, *self._process_folders())]
+        if checkpoint.resolve() == own[0] or checkpoint.resolve().parent in own:
             return True
         try:
             recorded, concepts = load_run(self.config_file)
@@ -128,6 +169,8 @@ class RunFolder:
 
     def start(self, config: TextualInversionConfig, concepts: Sequence[ConceptSpec], *, keep: bool) -> None:
         """Make the folder ready: remove what an overwritten run left, write ``config.json``.
+
+        With several concepts, the folder of each gets a ``config.json`` of its own.
 
         Args:
             config: The run's settings.
@@ -146,6 +189,10 @@ class RunFolder:
                 f"cannot prepare the output folder {self.path}: {error.strerror or error}. Choose another --output_dir."
             ) from error
         save_run(self.config_file, config, concepts)
+        for concept in concepts if len(concepts) > 1 else ():
+            # Repeats this concept alone; elsewhere, so it names no output folder.
+            own = dataclasses.replace(config, output_dir=TextualInversionConfig.output_dir)
+            save_run(self._folder_of[concept.placeholder_token] / self.config_file.name, own, [concept])
 
     def write_concept(self, concept: LearnedConcept, step: int | None = None) -> tuple[Path, ...]:
         """Write a concept's embedding files.
@@ -155,7 +202,8 @@ class RunFolder:
             step: Optimizer step of a snapshot, or None for the final files.
 
         Returns:
-            The files written: for diffusers, and for the final files also the one for other interfaces.
+            The files written: for diffusers (one per text encoder), and for the final files also the one for other
+            interfaces, if they have a place for the text encoders that learned.
 
         Raises:
             StorageError: The files cannot be written.
@@ -163,12 +211,50 @@ class RunFolder:
         folder = self._folder_of[concept.token]
         if step is not None:
             snapshot = folder / f"learned_embeds-steps-{step}.safetensors"
-            save_concept(concept, snapshot, "diffusers")
-            return (snapshot,)
-        files = (folder / DIFFUSERS_FILE, folder / f"{concept.name}.safetensors")
-        for file, kind in zip(files, ("diffusers", "webui"), strict=True):
-            save_concept(concept, file, kind)
-        return files
+            return save_concept(concept, snapshot, "diffusers")
+        names = {"diffusers": DIFFUSERS_FILE, "webui": f"{concept.name}.safetensors"}
+        files = [save_concept(concept, folder / names[target], target) for target in written_for(concept)]
+        return tuple(file for written in files for file in written)
+
+    def write_beside(self, token: str, others: Mapping[str, LearnedConcept]) -> tuple[Path, ...]:
+        """Write rows of other steps beside a concept's final files, and remove those of an earlier session.
+
+        Args:
+            token: The concept's placeholder token.
+            others: "last", "best" or "best-of-160" -> the concept with those rows.
+
+        Returns:
+            The files written, for diffusers: ``learned_embeds-best.safetensors`` and so on.
+
+        Raises:
+            StorageError: The files cannot be written.
+        """
+        folder = self._folder_of[token]
+        for name in ("last", "best", "best-of-*"):
+            for old in folder.glob(f"learned_embeds*-{name}.safetensors"):
+                old.unlink(missing_ok=True)
+        files = [
+            save_concept(concept, folder / f"learned_embeds-{label}.safetensors", "diffusers")
+            for label, concept in others.items()
+        ]
+        return tuple(file for written in files for file in written)
+
+    def write_image_words(self, token: str, words: Sequence[LearnedConcept]) -> tuple[Path, ...]:
+        """Write the words of a concept's single pictures: ``per_image/corgi-1/learned_embeds.safetensors`` and so on.
+
+        Args:
+            token: The concept's placeholder token.
+            words: One for each picture.
+
+        Returns:
+            The files written, for diffusers.
+
+        Raises:
+            StorageError: The files cannot be written.
+        """
+        home = self._folder_of[token] / PER_IMAGE
+        files = [save_concept(word, home / word.name / DIFFUSERS_FILE, "diffusers") for word in words]
+        return tuple(file for written in files for file in written)
 
     def write_picture(self, picture: Image.Image, file: Path) -> None:
         """Write a picture as PNG.
@@ -197,7 +283,21 @@ class RunFolder:
         """Names of the files that only a run writes."""
         names = [file.name for file in (self.config_file, self.step_log) if file.exists()]
         names += sorted(file.name for file in self.path.glob("learned_embeds*.safetensors"))
-        return names + [folder.name for folder in self.checkpoints()]
+        return names + [folder.name for folder in (*self.checkpoints(), *self._process_folders())]
+
+    def process_step_logs(self) -> list[Path]:
+        """Step logs of processes that trained concepts of their own."""
+        return [folder / STEP_LOG for folder in self._process_folders()]
+
+    def drop_process_step_logs(self) -> None:
+        """Remove the step logs of single processes, once they are part of the run's own."""
+        for file in self.process_step_logs():
+            file.unlink(missing_ok=True)
+
+    def _process_folders(self) -> list[Path]:
+        """Folders of processes that trained concepts of their own."""
+        folders = sorted(self.path.glob(PART.format("*")))
+        return [folder for folder in folders if checkpoints_in(folder) or (folder / STEP_LOG).exists()]
 
     def _clear(self) -> None:
         """Remove the files of an older run, and nothing that it did not write."""
@@ -210,13 +310,39 @@ class RunFolder:
                 names = []  # Not ours or damaged: then only files with our fixed names are replaced.
             folders += [self.path / name for name in names if (self.path / name).is_dir()]
         for folder in folders:
-            files = [*folder.glob("learned_embeds*.safetensors"), *(folder / f"{name}.safetensors" for name in names)]
+            files = [*folder.glob("learned_embeds*.safetensors"), *folder.glob(f"{Path(LORA_FILE).stem}*.safetensors")]
+            files += [*(folder / f"{name}.safetensors" for name in names)]
             for file in files:
                 file.unlink(missing_ok=True)
+            _clear_image_words(folder / PER_IMAGE)
         for folder in folders[1:]:
+            (folder / self.config_file.name).unlink(missing_ok=True)
             if not any(folder.iterdir()):
                 folder.rmdir()
-        for file in (self.step_log, self.config_file, *self.previews.glob("*.png")):
+        for file in (self.config_file, *self.previews.glob("*.png")):
             file.unlink(missing_ok=True)
-        for checkpoint in self.checkpoints():
-            shutil.rmtree(checkpoint)
+        _clear_progress(self.path)
+        for home in self._process_folders():
+            _clear_progress(home)
+            if not any(home.iterdir()):
+                home.rmdir()
+
+
+def _clear_progress(home: Path) -> None:
+    """Remove step log and checkpoints."""
+    (home / STEP_LOG).unlink(missing_ok=True)
+    for checkpoint in checkpoints_in(home):
+        shutil.rmtree(checkpoint)
+
+
+def _clear_image_words(home: Path) -> None:
+    """Remove the words of single pictures, and their folders where nothing else is in them.
+
+    Args:
+        home: The folder of them; may be missing.
+    """
+    for folder in [*home.glob("*/"), home]:
+        for file in folder.glob("learned_embeds*.safetensors"):
+            file.unlink()
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

@@ -43,7 +43,7 @@ class Previews(Callback):
         adapter = run.adapter
         (pictures,) = sample_attached(
             adapter,
-            word_encoders(adapter, [(concept.token, concept.num_vectors) for concept in learned]),
+            word_encoders(adapter, learned),
             stack_rows(adapter, learned),
             [config.validation_prompt or ""],
             [config.seed + number for number in range(config.num_validation_images)],

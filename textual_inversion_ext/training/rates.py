@@ -62,7 +62,15 @@ def make_rates(config: TextualInversionConfig, totals: Sequence[int], row_concep
     )
     lengths = sorted(set(totals))
     schedules = [
-        RowSchedule(config.lr_scheduler, base, length, config.lr_warmup_steps, config.lr_num_cycles)
+        RowSchedule(
+            config.lr_scheduler,
+            base,
+            length,
+            config.lr_warmup_steps,
+            config.lr_num_cycles,
+            config.lr_power,
+            config.lr_step_rules,
+        )
         for length in lengths
     ]
     choice = torch.tensor([lengths.index(total) for total in totals], device=row_concept.device)[row_concept]

@@ -6,28 +6,40 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from textual_inversion_ext import __version__
 from textual_inversion_ext.concept import ConceptSpec, LearnedConcept
 from textual_inversion_ext.config import TextualInversionConfig
+from textual_inversion_ext.data.masks import check_mask_settings
 from textual_inversion_ext.data.resident import ResidentSet, build_resident_set
-from textual_inversion_ext.data.sources import Sample, SkippedImage, collect_samples, training_data_digest
+from textual_inversion_ext.data.sources import (
+    Sample,
+    SkippedImage,
+    collect_samples,
+    make_segmenter,
+    training_data_digest,
+)
 from textual_inversion_ext.errors import ConfigError
 from textual_inversion_ext.families import adapter_for
 from textual_inversion_ext.families.base import FamilyAdapter
 from textual_inversion_ext.files import lay_out
-from textual_inversion_ext.initializers import resolve
-from textual_inversion_ext.parametrizations import PARAMETRIZATIONS, UpdateSettings
+from textual_inversion_ext.initializers import first_rows
 from textual_inversion_ext.pipelines.loading import load_pipeline
-from textual_inversion_ext.tokens import prompt_encoders, row_ranges
+from textual_inversion_ext.row_layout import prompt_encoders
+from textual_inversion_ext.tokens import PromptEncoder
+from textual_inversion_ext.training.activation import Activation
 from textual_inversion_ext.training.draws import DrawSource
-from textual_inversion_ext.training.queue import concept_steps
+from textual_inversion_ext.training.image_words import with_image_rows
+from textual_inversion_ext.training.methods import make_parametrizations
+from textual_inversion_ext.training.outputs import written_for
+from textual_inversion_ext.training.penalties import make_penalties
+from textual_inversion_ext.training.pivotal_settings import make_networks
+from textual_inversion_ext.training.plan import Plan, make_plan
+from textual_inversion_ext.training.processes import Processes
 from textual_inversion_ext.training.rates import RowRates, make_rates
 from textual_inversion_ext.training.state import recipe
 from textual_inversion_ext.training.step import TrainingStep
@@ -50,7 +62,10 @@ class Workshop:
         step: The step; its state is the checkpoint.
         rates: Learning rates of all rows.
         totals: Optimizer steps each concept is to do.
-        rows: Positions of each concept's rows.
+        rows: Positions of the rows of each concept's vectors.
+        image_rows: Positions of the rows of its single pictures' words, right behind those; mostly none.
+        image_names: Names of its pictures, in their order.
+        activation: When each vector becomes active.
         digests: Fingerprint of each concept's pictures.
     """
 
@@ -60,7 +75,16 @@ class Workshop:
     rates: RowRates
     totals: tuple[int, ...]
     rows: tuple[range, ...]
+    image_rows: tuple[range, ...]
+    image_names: tuple[tuple[str, ...], ...]
+    activation: Activation
     digests: tuple[str, ...]
+
+    @property
+    def owned(self) -> tuple[range, ...]:
+        """Positions of all rows of each concept."""
+        pairs = zip(self.rows, self.image_rows, strict=True)
+        return tuple(range(own.start, images.stop) for own, images in pairs)
 
 
 def collect_all(
@@ -69,7 +93,7 @@ def collect_all(
     """Find and check the pictures of all concepts.
 
     Args:
-        config: ``skip_bad_images`` is used.
+        config: The settings about pictures, captions and masks are used.
         concepts: What the run learns.
 
     Returns:
@@ -77,8 +101,10 @@ def collect_all(
     """
     samples: list[Sample] = []
     skipped: list[SkippedImage] = []
+    check_mask_settings(config)
+    segmenter = make_segmenter(config)  # once for all concepts, and gone before training starts
     for place, concept in enumerate(concepts):
-        found, bad = collect_samples(concept, skip_bad_images=config.skip_bad_images, concept=place)
+        found, bad = collect_samples(concept, config, concept=place, segmenter=segmenter)
         samples += found
         skipped += bad
     return samples, skipped
@@ -109,6 +135,9 @@ def open_model(
             safety_checker=False,
         )
     adapter = adapter_for(pipeline)
+    adapter.learn_in(config.encoders)
+    adapter.pooling = config.pooling
+    adapter.objective = adapter.objective.weighted(config.snr_gamma)
     factor = getattr(pipeline, "vae_scale_factor", 1)
     if config.resolution is not None and config.resolution % factor:
         nearest = max(1, round(config.resolution / factor)) * factor
@@ -128,52 +157,70 @@ def build_workshop(
     concepts: Sequence[ConceptSpec],
     samples: Sequence[Sample],
     adapter: FamilyAdapter,
-    accelerator: Accelerator,
+    processes: Processes,
 ) -> Workshop:
     """Encode pictures and prompts, make the first rows, and put the step together.
 
     Args:
         config: The run's settings.
-        concepts: What the run learns.
+        concepts: What this process trains.
         samples: Their pictures.
         adapter: Calls the model.
-        accelerator: Device and processes.
+        processes: The processes that share a step.
 
     Returns:
         The workshop.
-
-    Raises:
-        ConfigError: The parametrization is unknown.
     """
-    if config.parametrization not in PARAMETRIZATIONS:
-        raise ConfigError(f"parametrization is {config.parametrization!r}; allowed: {', '.join(PARAMETRIZATIONS)}.")
-    encoders = prompt_encoders(adapter.slots, concepts)
-    initial = {slot.key: torch.cat([resolve(concept)(concept, slot) for concept in concepts]) for slot in adapter.slots}
-    rows = row_ranges(concepts)
-    _rehearse_saving(concepts, initial, rows)
-    resident = build_resident_set(adapter, concepts, samples, encoders, config)
+    global_batch = config.train_batch_size * config.gradient_accumulation_steps * processes.world_size
+    plan = make_plan(config, concepts, samples, global_batch, adapter.device)
+    encoders = {**prompt_encoders(adapter.slots, concepts, plan.image_counts), **adapter.plain_encoders()}
+    initial = first_rows(config, concepts, adapter.slots, samples)
+    if processes.world_size > 1:  # GPUs may round a search differently, and all processes must start alike
+        initial = processes.gather(initial)[0]
+    initial = with_image_rows(initial, adapter.slots, concepts, plan.image_counts)
+    _rehearse_saving(concepts, initial, plan.rows)
+    resident = build_resident_set(adapter, concepts, samples, encoders, config, plan.activation.levels)
     adapter.release_vae()
-    row_concept = torch.tensor([place for place, owned in enumerate(rows) for _ in owned], device=resident.device)
     draws = DrawSource(
         resident,
         seed=config.seed,
         batch_size=config.train_batch_size,
         accumulation=config.gradient_accumulation_steps,
-        world_size=accelerator.num_processes,
-        rank=accelerator.process_index,
+        world_size=processes.world_size,
+        rank=processes.rank,
         flip_p=config.flip_p,
+        activation=plan.activation,
+        stratified=config.timestep_sampling == "stratified",
+        noise_offset=config.noise_offset,
     )
-    totals = tuple(concept_steps(config, count, draws.global_batch) for count in resident.image_count)
-    step = _make_step(config, adapter, resident, initial, row_concept, accelerator)
-    rates = make_rates(config, totals, row_concept, accelerator.num_processes).to(resident.device)
+    step = _make_step(config, concepts, adapter, resident, encoders, initial, plan, processes)
+    # One schedule for each row: that of a vector that joins later ends with the run as well.
+    each = torch.arange(len(plan.row_steps), device=resident.device)
+    rates = make_rates(config, plan.row_steps, each, processes.world_size).to(resident.device)
     digests = tuple(
         training_data_digest(sample for sample in samples if sample.concept == place) for place in range(len(concepts))
     )
-    return Workshop(adapter, draws, step, rates, totals, rows, digests)
+    return Workshop(
+        adapter=adapter,
+        draws=draws,
+        step=step,
+        rates=rates,
+        totals=plan.totals,
+        rows=plan.rows,
+        image_rows=plan.image_rows,
+        image_names=plan.image_names,
+        activation=plan.activation,
+        digests=digests,
+    )
 
 
 def describe(
-    config: TextualInversionConfig, concept: ConceptSpec, adapter: FamilyAdapter, steps: int, digest: str
+    config: TextualInversionConfig,
+    concept: ConceptSpec,
+    adapter: FamilyAdapter,
+    steps: int,
+    digest: str,
+    eval_loss: float | None = None,
 ) -> dict[str, str]:
     """What an embedding file says about its training.
 
@@ -181,8 +228,9 @@ def describe(
         config: The run's settings.
         concept: What was asked for.
         adapter: Calls the model.
-        steps: Optimizer steps done.
+        steps: Optimizer steps done when the rows were as they are in the file.
         digest: Fingerprint of the concept's pictures.
+        eval_loss: Their evaluation loss, if there was an evaluation at that step.
 
     Returns:
         Metadata, all text.
@@ -193,6 +241,7 @@ def describe(
         "base_model_revision": config.revision or "",
         "family": adapter.name,
         "steps": str(steps),
+        "eval_loss": "" if eval_loss is None else f"{eval_loss:.6g}",
         "initializer": concept.initializer or concept.class_name or "",
         "learnable_property": concept.learnable_property,
         "class_name": concept.class_name or "",
@@ -205,28 +254,26 @@ def describe(
 
 def _make_step(
     config: TextualInversionConfig,
+    concepts: Sequence[ConceptSpec],
     adapter: FamilyAdapter,
     resident: ResidentSet,
+    encoders: Mapping[str, PromptEncoder],
     initial: Mapping[str, Tensor],
-    row_concept: Tensor,
-    accelerator: Accelerator,
+    plan: Plan,
+    processes: Processes,
 ) -> TrainingStep:
-    settings = UpdateSettings(
-        beta1=config.adam_beta1,
-        beta2=config.adam_beta2,
-        epsilon=config.adam_epsilon,
-        weight_decay=config.adam_weight_decay,
-    )
-    kind = PARAMETRIZATIONS[config.parametrization]
-    several = accelerator.num_processes > 1
     return TrainingStep(
         adapter,
         resident,
-        {key: kind(rows.to(resident.device), settings) for key, rows in initial.items()},
-        row_concept,
+        make_parametrizations(config, adapter, initial, resident.device),
+        plan.row_concept,
         loss_scaling=config.mixed_precision == "fp16",
-        reduce=partial(accelerator.reduce, reduction="sum") if several else None,
-        world_size=accelerator.num_processes,
+        reduce=processes.sum if processes.world_size > 1 else None,
+        world_size=processes.world_size,
+        penalties=make_penalties(config, concepts, adapter, encoders, initial, plan.rows, plan.row_concept),
+        max_grad_norm=config.max_grad_norm,
+        ema_decay=config.ema_decay,
+        networks=make_networks(config, adapter, plan.totals, processes.world_size),
     )
 
 
@@ -234,5 +281,6 @@ def _rehearse_saving(concepts: Sequence[ConceptSpec], initial: Mapping[str, Tens
     """Lay the first rows out as they will be saved: a name that no file can hold is refused before training."""
     for concept, owned in zip(concepts, rows, strict=True):
         first = {key: tensor[owned.start : owned.stop] for key, tensor in initial.items()}
-        for target in ("diffusers", "webui"):  # what `RunFolder.write_concept` writes
-            lay_out(LearnedConcept(concept.placeholder_token, first), target)
+        learned = LearnedConcept(concept.placeholder_token, first)
+        for target in written_for(learned):
+            lay_out(learned, target)

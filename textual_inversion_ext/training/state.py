@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from textual_inversion_ext.errors import CheckpointError
 _TENSORS = "state.safetensors"
 _FACTS = "state.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
+PART = "process-{}"
+"""Folder of a process that trains concepts of its own, inside the output folder."""
 
 # Settings that may differ freely between two sessions of a run: they change no learned row. All others do.
 _MODEL = ("pretrained_model_name_or_path", "revision", "variant", "tokenizer_name")
@@ -29,6 +31,12 @@ _NO_ROW_DEPENDS_ON = (
     "output_dir", "overwrite_output_dir", "skip_bad_images", "gradient_checkpointing", "allow_tf32", "report_to",
     "logging_dir", "logging_steps", "validation_prompt", "num_validation_images", "validation_steps", "save_steps",
     "save_as_full_pipeline", "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint",
+    "keep_per_image_tokens",
+    "distribute",  # what it comes to is recorded as "processes"
+)  # fmt: skip
+# Likewise, as long as no concept stops early and the last rows are kept: evaluating alone changes no row.
+_ONLY_EVALUATION = (
+    "eval_steps", "eval_batch_size", "dvar_window", "dvar_threshold", "plateau_patience", "plateau_threshold",
 )  # fmt: skip
 
 
@@ -36,10 +44,13 @@ _NO_ROW_DEPENDS_ON = (
 class Progress:
     """How far a run is; what the host counts, while the step counts on the device.
 
+    Lists have one entry for each concept; the checkpoints of several processes are put together by that rule.
+
     Attributes:
         step: Optimizer steps done.
         done: Steps done by each concept, in the order of the concepts.
         counts: Steps since the last log in which each concept took part.
+        evaluated: Evaluations of each concept: after how many of its steps, and the loss.
         seconds: Seconds of training so far, earlier sessions included.
         first_step: Step at which this session began.
     """
@@ -47,6 +58,7 @@ class Progress:
     step: int = 0
     done: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
+    evaluated: list[list[tuple[int, float]]] = field(default_factory=list)
     seconds: float = 0.0
     first_step: int = 0
 
@@ -57,7 +69,7 @@ def trajectory(config: TextualInversionConfig, concepts: Sequence[ConceptSpec], 
     Args:
         config: The run's settings.
         concepts: What the run learns.
-        world_size: Number of processes.
+        world_size: Number of processes that share a step.
 
     Returns:
         JSON values.
@@ -81,76 +93,69 @@ def recipe(config: TextualInversionConfig) -> dict[str, Any]:
         JSON values.
     """
     left_out = {*_MODEL, *_NO_ROW_DEPENDS_ON}
+    if config.stopping == "none" and config.keep == "last":
+        left_out.update(_ONLY_EVALUATION)
     return {name: value for name, value in config.to_dict().items() if name not in left_out}
 
 
-def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], progress: Progress, facts: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class Part:
+    """What one checkpoint folder holds: all concepts of a run, or those that one process trains.
+
+    Attributes:
+        rows: Token -> how many rows it has, in the order in which they lie in the tensors.
+        tensors: Everything on the device that training needs to go on.
+        progress: What the host counts.
+        facts: ``trajectory`` of the whole run.
+    """
+
+    rows: Mapping[str, int]
+    tensors: Mapping[str, Tensor]
+    progress: Progress
+    facts: Mapping[str, Any]
+
+
+def save_checkpoint(folder: Path, part: Part) -> None:
     """Write a checkpoint; it is there completely or not at all.
 
     Args:
         folder: The checkpoint's folder.
-        tensors: Everything on the device that training needs to go on.
-        progress: What the host counts.
-        facts: ``trajectory`` of the run.
+        part: What to write.
 
     Raises:
         StorageError: It cannot be written.
     """
     # Not save_file: it reports a full disk as an error of its own type, without the system's error number.
-    data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    state = {
-        "library_version": __version__,
-        "step": progress.step,
-        "done": progress.done,
-        "counts": progress.counts,
-        "seconds": progress.seconds,
-        "trajectory": dict(facts),
-    }
+    data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in part.tensors.items()})
+    counted = asdict(part.progress)
+    del counted["first_step"]
+    state = {"library_version": __version__, **counted, "rows": dict(part.rows), "trajectory": dict(part.facts)}
     with atomic_folder(folder) as partial:
         (partial / _TENSORS).write_bytes(data)
         (partial / _FACTS).write_text(json.dumps(state, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def load_checkpoint(folder: Path, facts: Mapping[str, Any]) -> tuple[dict[str, Tensor], Progress, list[str]]:
-    """Read a checkpoint.
+def read_checkpoint(folder: Path) -> Part:
+    """Read one checkpoint folder.
 
     Args:
         folder: The checkpoint's folder.
-        facts: ``trajectory`` of the run that wants to continue.
 
     Returns:
-        The tensors on the CPU, what the host had counted, and one sentence for each setting that differs.
+        What it holds, tensors on the CPU.
 
     Raises:
-        CheckpointError: The checkpoint is damaged, or other concepts or another parametrization were trained.
+        CheckpointError: The checkpoint is damaged.
     """
     try:
         state = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         tensors = safetensors.torch.load((folder / _TENSORS).read_bytes())
-        before = state["trajectory"]
-        progress = Progress(
-            step=state["step"],
-            done=state["done"],
-            counts=state["counts"],
-            seconds=state["seconds"],
-            first_step=state["step"],
-        )
+        counted = {field.name: state[field.name] for field in fields(Progress) if field.name != "first_step"}
+        return Part(state["rows"], tensors, Progress(**counted, first_step=state["step"]), state["trajectory"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(
             f"The checkpoint {folder} is damaged ({type(error).__name__}: {error}). Give an older one by its path."
         ) from error
-    for name in ("concepts", "parametrization"):
-        if before.get(name) != facts[name]:
-            raise CheckpointError(
-                f"The checkpoint {folder} was written by another run: its {name} is {before.get(name)}, this run's is"
-                f" {facts[name]}. Resume with the same, or start afresh without --resume_from_checkpoint."
-            )
-    changed = [
-        f"{name} was {before.get(name)!r} and is now {value!r}"
-        for name, value in facts.items()
-        if before.get(name) != value
-    ]
-    return tensors, progress, changed
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
@@ -179,25 +184,45 @@ def find_checkpoint(asked: str | None, output_dir: str | Path) -> Path | None:
         output_dir: The run's output folder.
 
     Returns:
-        The checkpoint's folder; None if none was asked for or "latest" finds none (so that a command which always says
-        "latest" can also make the first start).
+        The checkpoint's folder, or the run's folder if each process left a checkpoint of its own; None if none was
+        asked for or "latest" finds none (so that a command which always says "latest" can also make the first start).
 
     Raises:
         CheckpointError: The path is no checkpoint.
     """
     if asked is None:
         return None
-    found = checkpoints_in(Path(output_dir))
     if asked == "latest":
-        return found[-1] if found else None
+        return _latest(Path(output_dir))
     for candidate in (Path(asked), Path(output_dir) / asked):
         if (candidate / _FACTS).is_file():
             return candidate
-        inside = checkpoints_in(candidate)
-        if inside:  # The output folder of a run stands for its latest checkpoint.
-            return inside[-1]
-    listed = ", ".join(folder.name for folder in found) or "none"
+        if inside := _latest(candidate):  # The output folder of a run stands for its latest checkpoint.
+            return inside
+    listed = ", ".join(folder.name for folder in checkpoints_in(Path(output_dir))) or "none"
     raise CheckpointError(f"{asked} is no checkpoint of this library. Checkpoints in {output_dir}: {listed}.")
+
+
+def newest_parts(folder: Path) -> list[Path]:
+    """The newest checkpoint of each process.
+
+    Args:
+        folder: A checkpoint, or the output folder of a run: each process that trains concepts of its own has a
+            folder of its own in it, with its own checkpoints.
+
+    Returns:
+        Checkpoint folders; none if there are none.
+    """
+    if (folder / _FACTS).is_file():
+        return [folder]
+    homes = [folder, *sorted(folder.glob(PART.format("*")))]
+    return [inside[-1] for home in homes if (inside := checkpoints_in(home))]
+
+
+def _latest(folder: Path) -> Path | None:
+    """The newest checkpoint in a folder; the folder itself where several processes have left one each."""
+    parts = newest_parts(folder)
+    return parts[0] if parts and parts[0].parent == folder and len(parts) == 1 else folder if parts else None
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +12,25 @@ from textual_inversion_ext.data.resident import ResidentSet
 from textual_inversion_ext.families.base import FamilyAdapter
 from textual_inversion_ext.parametrizations.base import Parametrization
 from textual_inversion_ext.records import Draws, StepLog
+from textual_inversion_ext.training.averages import RowAverages, clip_rows
+from textual_inversion_ext.training.penalties import Penalties
+from textual_inversion_ext.training.pivotal import PivotalNetworks
 from textual_inversion_ext.training.precision import LossScale
+
+MOST_SETS = 32  # sets of concepts whose positions are remembered
+
+_SWITCHED = ("averages.", "penalties.")
 
 
 class TrainingStep(nn.Module):
     """The step, and everything on the device that a checkpoint must hold.
 
     ``state_dict()`` holds the rows, the optimizer's state, the ages, the loss scales and ``first_bad_step``: kilobytes.
-    The frozen networks are not part of it. Call it inside ``with adapter.attached():``.
+    The frozen networks are not part of it. Call it inside ``with adapter.attached():``,
+    and ``networks.attached()`` where there is a LoRA.
 
     The loss is the sum over concepts of the mean over that concept's samples, so a concept's gradient does not depend
-    on who else is in the batch.
+    on who else is in the batch. Penalties of regularizers come on top of it, once a step; reported losses are without.
 
     Args:
         adapter: calls the networks.
@@ -31,12 +40,17 @@ class TrainingStep(nn.Module):
         loss_scaling: True for float16 networks.
         reduce: sums a tensor over all processes, None for a single one. Only row gradients and losses go through it.
         world_size: processes that ``reduce`` sums over.
+        networks: a LoRA that trains beside the rows of the only concept, or None.
+        penalties: the regularizers, or None.
+        max_grad_norm: limit of the norm of each row's gradient, or None.
+        ema_decay: decay of the moving average of the rows, which is then what is exported; 0 for none.
 
     Attributes:
         first_bad_step: (C,) int64, first step at which the concept's loss or gradient was not finite; -1 for never.
     """
 
     first_bad_step: Tensor
+    first_row: Tensor
     membership: Tensor
     row_concept: Tensor
 
@@ -50,6 +64,10 @@ class TrainingStep(nn.Module):
         loss_scaling: bool = False,
         reduce: Callable[[Tensor], Tensor] | None = None,
         world_size: int = 1,
+        networks: PivotalNetworks | None = None,
+        penalties: Penalties | None = None,
+        max_grad_norm: float | None = None,
+        ema_decay: float = 0.0,
     ) -> None:
         super().__init__()
         self.adapter = adapter
@@ -58,6 +76,9 @@ class TrainingStep(nn.Module):
         self._by_key: dict[str, Parametrization] = dict(parametrizations)
         self.reduce = reduce
         self.world_size = world_size
+        self.networks = networks
+        self.penalties = penalties
+        self.max_grad_norm = max_grad_norm
         self._positions: dict[tuple[int, ...], Tensor] = {}
         num_concepts = len(resident.tokens)
         self.loss_scale = LossScale(num_concepts, enabled=loss_scaling)
@@ -65,7 +86,9 @@ class TrainingStep(nn.Module):
         self.register_buffer("row_concept", row_concept.clone(), persistent=False)
         owners = torch.arange(num_concepts, device=row_concept.device)[:, None] == row_concept[None, :]
         self.register_buffer("membership", owners, persistent=False)
+        self.register_buffer("first_row", owners.int().argmax(1), persistent=False)
         self.to(resident.device)
+        self.averages = RowAverages(self.rows(), ema_decay) if ema_decay else None
 
     @property
     def age(self) -> Tensor:
@@ -80,11 +103,53 @@ class TrainingStep(nn.Module):
         """
         return {key: module().detach() for key, module in self._by_key.items()}
 
+    def results(self) -> dict[str, Tensor]:
+        """Rows as they would be exported now: their moving averages where there are any.
+
+        Returns:
+            Encoder key -> (N, dim) float32 on the training device, detached.
+        """
+        if self.averages is None:
+            return self.rows()
+        return {key: self._by_key[key].nearest(average) for key, average in self.averages().items()}
+
+    def exported(self) -> dict[str, Tensor]:
+        """Rows as embedding files get them.
+
+        Returns:
+            Encoder key -> (N, dim) float32 on the CPU, an independent copy.
+        """
+        if self.averages is None:
+            return {key: module.export() for key, module in self._by_key.items()}
+        return {key: tensor.to("cpu", copy=True) for key, tensor in self.results().items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take back what ``state_dict`` gave.
+
+        Averages and first rows belong to settings that may be switched on and off between two sessions of a run: what
+        is missing starts from the loaded rows or from the first rows of this session, what is not needed is left out.
+
+        Args:
+            state_dict: tensors by name.
+            strict: whether all other names must be the same.
+            assign: as for every module.
+
+        Returns:
+            Names that were missing or too many, as for every module.
+        """
+        own = self.state_dict()
+        needed = {name: value for name, value in state_dict.items() if name in own or not name.startswith(_SWITCHED)}
+        missing = {name: own[name] for name in own.keys() - needed.keys() if name.startswith(_SWITCHED)}
+        result = super().load_state_dict({**needed, **missing}, strict, assign)
+        if self.averages is not None and any(name.startswith("averages.") for name in missing):
+            self.averages.restart(self.rows())
+        return result
+
     def forward(self, micro_batches: Sequence[Draws], lr: Tensor, active: Tensor, step: int) -> StepLog:
         """Do one optimizer step; nothing in it synchronises the host.
 
         Args:
-            micro_batches: from ``DrawSource.draw``; the same concepts in each.
+            micro_batches: from ``DrawSource.draw``; each concept is in as many of them.
             lr: (N,) float32 learning rate of each row, from ``RowSchedule``.
             active: (N,) bool, rows that may move. Rows of concepts that are not in the step never do.
             step: number of this step, to be recorded if it goes wrong.
@@ -93,14 +158,39 @@ class TrainingStep(nn.Module):
             Losses by concept, on the device.
         """
         rows = {key: tensor.requires_grad_(True) for key, tensor in self.rows().items()}
-        losses = torch.zeros(len(micro_batches[0].concepts), device=self.resident.device)
+        concepts = _concepts_of(micro_batches)
+        of_all = torch.zeros(len(self.resident.tokens), device=self.resident.device)
+        if self.networks is not None:
+            self.networks.begin(step)
+            lr, active = self.networks.for_rows(lr, active, step)
         for draws in micro_batches:
-            losses += self._micro_batch(draws, rows, len(micro_batches))
+            # Pictures of several shapes make several forward passes of one micro-batch.
+            passes = sum(draws.concepts[0] in other.concepts for other in micro_batches)
+            of_all.index_add_(0, self._index(draws.concepts), self._micro_batch(draws, rows, passes))
+        losses = of_all[self._index(concepts)]
+        if self.penalties is not None:
+            self._penalize(self.penalties, self._index(concepts), rows)
         # A leaf that no prompt used has no gradient; that of an unused row is zero.
         grads = {key: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for key, leaf in rows.items()}
+        if self.networks is not None:
+            grads |= self.networks.grads(step)
         if self.reduce is not None:
             grads, losses = _summed(self.reduce, grads, losses)
-        return self._update(micro_batches[0].concepts, grads, losses, lr, active, step)
+        return self._update(concepts, grads, losses, lr, active, step)
+
+    @torch.no_grad()
+    def evaluate(self, draws: Draws, rows: Mapping[str, Tensor]) -> Tensor:
+        """Score rows on a batch; moves nothing. Every process gives the same batch and gets the same losses.
+
+        Args:
+            draws: the batch, from ``DrawSource.fixed``.
+            rows: encoder key -> (N, dim) float32 on the training device.
+
+        Returns:
+            (S,) float32, mean loss of each concept's samples.
+        """
+        losses = self._losses(draws, rows).mean(1)
+        return losses if self.reduce is None else self.reduce(losses) / self.world_size
 
     def _micro_batch(self, draws: Draws, rows: Mapping[str, Tensor], num_micro_batches: int) -> Tensor:
         """Forward and backward of one micro-batch; gradients add up in ``rows``.
@@ -108,19 +198,42 @@ class TrainingStep(nn.Module):
         Args:
             draws: its randomness.
             rows: encoder key -> (N, dim) leaves that require gradients.
-            num_micro_batches: micro-batches of this step on this process.
+            num_micro_batches: micro-batches of this step on this process in which its concepts are.
 
         Returns:
             (S,) float32, this micro-batch's share of each concept's loss.
         """
-        objective = self.adapter.objective
-        batch = self.resident.gather(draws)
-        noised = objective.noise(batch.latents, draws.noise, objective.sample_timesteps(draws.u))
-        prediction = self.adapter.predict(noised.latents, noised.timesteps, self.adapter.encode(batch.ids, rows))
-        per_sample = objective.loss(prediction, noised).view(len(draws.concepts), -1)
+        per_sample = self._losses(draws, rows)
         share = per_sample.sum(1) / (per_sample.shape[1] * num_micro_batches * self.world_size)
         self.loss_scale.scaled(share, self._index(draws.concepts)).sum().backward()
         return share.detach()
+
+    def _penalize(self, penalties: Penalties, concepts: Tensor, rows: Mapping[str, Tensor]) -> None:
+        """Add the gradients of the regularizers; every process adds its share of the same.
+
+        Args:
+            penalties: the regularizers.
+            concepts: (S,) int64, the concepts of the step.
+            rows: encoder key -> (N, dim) leaves that require gradients.
+        """
+        penalty = penalties(rows, concepts, self.age[self.first_row])[concepts]
+        (self.loss_scale.scaled(penalty, concepts).sum() / self.world_size).backward()
+
+    def _losses(self, draws: Draws, rows: Mapping[str, Tensor]) -> Tensor:
+        """Noise, predict and score; what training and evaluation share.
+
+        Args:
+            draws: the randomness of a batch.
+            rows: encoder key -> (N, dim) rows.
+
+        Returns:
+            (S, B / S) float32, loss of every sample, by concept.
+        """
+        objective = self.adapter.objective
+        batch = self.resident.gather(draws)
+        noised = objective.noise(batch.latents, draws.noise, objective.sample_timesteps(draws.u))
+        prediction = self.adapter.predict(noised, self.adapter.encode(batch.ids, rows), batch)
+        return objective.loss(prediction, noised, batch.mask).view(len(draws.concepts), -1)
 
     @torch.no_grad()
     def _update(
@@ -136,7 +249,8 @@ class TrainingStep(nn.Module):
 
         Args:
             concepts: the S concepts of the step.
-            grads: encoder key -> (N, dim) float32, still multiplied by the loss scale.
+            grads: encoder key -> (N, dim) float32, and LoRA component -> (1, P) float32; still multiplied by the loss
+                scale.
             losses: (S,) float32.
             lr: (N,) float32.
             active: (N,) bool.
@@ -149,20 +263,29 @@ class TrainingStep(nn.Module):
         nowhere = torch.zeros_like(self.first_bad_step, dtype=torch.bool)
         present = nowhere.index_fill(0, index, True)
         loss_bad = nowhere.scatter(0, index, ~losses.isfinite())
-        unscaled = {key: self.loss_scale.unscaled(grad, self.row_concept) for key, grad in grads.items()}
+        unscaled = {key: self.loss_scale.unscaled(grads[key], self.row_concept) for key in self._by_key}
+        lora = {key: self.loss_scale.unscaled(grad, index) for key, grad in grads.items() if key not in unscaled}
         row_bad = torch.stack([~grad.isfinite().all(1) for grad in unscaled.values()]).any(0)
         grad_bad = (self.membership & row_bad).any(1) & present
+        for grad in lora.values():  # of the only concept: it moves with its LoRA, or neither does
+            grad_bad |= ~grad.isfinite().all(1)
         hopeless = self.loss_scale.update(present, grad_bad & ~loss_bad)
         diverged = (loss_bad | hopeless) & (self.first_bad_step < 0)
         self.first_bad_step.masked_fill_(diverged, step)
         held_back = loss_bad | grad_bad
         allowed = active & (present & ~held_back)[self.row_concept]
         for key, parametrization in self._by_key.items():
-            parametrization.update(unscaled[key], lr, allowed)
+            grad = unscaled[key] if self.max_grad_norm is None else clip_rows(unscaled[key], self.max_grad_norm)
+            parametrization.update(grad, lr, allowed)
+        if self.averages is not None:
+            self.averages.update(self.rows(), self.age, allowed)
+        if self.networks is not None:
+            overflown = ~self.networks.update(lora, ~held_back)
+            self.first_bad_step.masked_fill_(overflown & (self.first_bad_step < 0), step)
         return StepLog(concepts, losses, ~held_back[index])
 
     def _index(self, concepts: tuple[int, ...]) -> Tensor:
-        """Positions of concepts as a tensor; made once per set of concepts, because the copy waits for the device.
+        """Positions of concepts as a tensor, put together on the device: a copy from the host would wait for it.
 
         Args:
             concepts: the S concepts of a step.
@@ -171,8 +294,24 @@ class TrainingStep(nn.Module):
             (S,) int64 on the training device.
         """
         if concepts not in self._positions:
-            self._positions = {concepts: torch.tensor(concepts, device=self.resident.device)}
+            self._positions = dict(list(self._positions.items())[-MOST_SETS:])
+            ids = self.resident.concept_ids
+            self._positions[concepts] = torch.cat([ids[place : place + 1] for place in concepts])
         return self._positions[concepts]
+
+
+def _concepts_of(micro_batches: Sequence[Draws]) -> tuple[int, ...]:
+    """The concepts of a step, in the order of its log.
+
+    Args:
+        micro_batches: its micro-batches.
+
+    Returns:
+        The order of the first micro-batch if it has all of them, else rising.
+    """
+    found = {concept for draws in micro_batches for concept in draws.concepts}
+    first = micro_batches[0].concepts
+    return first if len(first) == len(found) else tuple(sorted(found))
 
 
 def _summed(

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.state import is_initialized
 from accelerate.utils import ProjectConfiguration
 from diffusers import DiffusionPipeline
 
 from textual_inversion_ext.concept import ConceptSpec, check_distinct
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.data.sources import SkippedImage
-from textual_inversion_ext.errors import ConfigError
+from textual_inversion_ext.errors import CheckpointError, ConfigError
+from textual_inversion_ext.pipelines.loading import save_full_pipeline
 from textual_inversion_ext.records import TrainingResult
+from textual_inversion_ext.training.activation import check_progressive
 from textual_inversion_ext.training.callbacks import Callback
+from textual_inversion_ext.training.division import launch_notices
+from textual_inversion_ext.training.gathering import gathered, join_step_logs
 from textual_inversion_ext.training.loop import Loop
+from textual_inversion_ext.training.methods import check_methods
 from textual_inversion_ext.training.outputs import RunFolder
+from textual_inversion_ext.training.pivotal_settings import check_pivotal, wants_lora
+from textual_inversion_ext.training.processes import Processes
 from textual_inversion_ext.training.setup import IN_MEMORY, build_workshop, collect_all, open_model
 from textual_inversion_ext.training.state import find_checkpoint
 from textual_inversion_ext.training.trackers import tracker_names
@@ -52,6 +62,9 @@ class TextualInversionTrainer:
         if not concepts:
             raise ConfigError("There is no concept to learn; give at least one ConceptSpec.")
         check_distinct(concepts)
+        check_methods(config)
+        check_progressive(config, concepts)
+        check_pivotal(config, concepts)
         self.config = config if pipeline is None else _named_after(config, pipeline)
         self.concepts = tuple(concepts)
         self.skipped_images: tuple[SkippedImage, ...] = ()
@@ -71,27 +84,68 @@ class TextualInversionTrainer:
         """
         config = self.config
         checkpoint = find_checkpoint(config.resume_from_checkpoint, config.output_dir)
-        folder = RunFolder(config.output_dir, self.concepts)
-        folder.check(config, checkpoint)
-        trackers = tracker_names(config.report_to)
-        samples, skipped = collect_all(config, self.concepts)
-        self.skipped_images = tuple(skipped)
-        places = ProjectConfiguration(project_dir=str(folder.path), logging_dir=str(folder.path / config.logging_dir))
-        accelerator = Accelerator(log_with=trackers or None, project_config=places)
-        adapter = open_model(config, self._pipeline, accelerator.device)
-        workshop = build_workshop(config, self.concepts, samples, adapter, accelerator)
-        loop = Loop(config, self.concepts, workshop, folder, accelerator, self._callbacks)
+        whole = RunFolder(config.output_dir, self.concepts)
+        whole.check(config, checkpoint)
+        processes = Processes(
+            _accelerator(config, whole), config.distribute, self.concepts, config.validation_prompt or ""
+        )
+        if processes.is_main:
+            self._announce(processes)
+        samples, skipped = collect_all(config, processes.own)
+        self.skipped_images = tuple(processes.joined(skipped))
+        adapter = open_model(config, self._pipeline, processes.accelerator.device)
+        workshop = build_workshop(config, processes.own, samples, adapter, processes)
+        folder = RunFolder(config.output_dir, self.concepts, processes.part)
+        loop = Loop(config, processes.own, workshop, folder, processes, self._callbacks)
         loop.begin(checkpoint)
+        self._start_folder(whole, processes, checkpoint, loop.progress.step)
         try:
             loop.run()
         finally:
             self._mention_skipped()
-        return loop.result()
+        result = gathered(processes, loop.result(), whole)
+        if config.save_as_full_pipeline and processes.is_main:
+            files = [whole.embedding_file(concept.token) for concept in result.concepts]
+            save_full_pipeline(adapter, files, whole.path, whole.lora_file() if wants_lora(config) else None)
+        processes.wait()  # Nobody leaves, and ends the group, while another still writes.
+        return result
+
+    def _announce(self, processes: Processes) -> None:
+        """Say who does what, and where accelerate's own configuration is not followed."""
+        if sentence := processes.description(self.config):
+            logger.info("%s", sentence)
+        for notice in launch_notices(self.config, os.environ):
+            logger.warning("notice: %s", notice)
+
+    def _start_folder(self, whole: RunFolder, processes: Processes, checkpoint: Path | None, step: int) -> None:
+        """Make the output folder ready, after every process has read what it needs from it."""
+        steps = processes.gather(step)
+        if not processes.split and len(set(steps)) > 1:
+            raise CheckpointError(
+                f"The processes would start at different steps ({', '.join(map(str, steps))}): not all of them see the"
+                f" same checkpoint. Put output_dir {self.config.output_dir} on a disk that all machines share."
+            )
+        if processes.is_main:
+            keep = checkpoint is not None and whole.continues(checkpoint, self.config)
+            whole.start(self.config, self.concepts, keep=keep)
+            if keep and not processes.split:
+                join_step_logs(whole)
+                whole.drop_process_step_logs()
+        processes.wait()
 
     def _mention_skipped(self) -> None:
         if self.skipped_images:
             names = "\n".join(f"  {skipped.reason}" for skipped in self.skipped_images)
             logger.warning("Left out %d picture(s) that could not be used:\n%s", len(self.skipped_images), names)
+
+
+def _accelerator(config: TextualInversionConfig, whole: RunFolder) -> Accelerator:
+    """Device, processes and trackers. Number formats are ours, whatever accelerate is configured for."""
+    trackers = tracker_names(config.report_to)
+    places = ProjectConfiguration(project_dir=str(whole.path), logging_dir=str(whole.path / config.logging_dir))
+    # A caller who has made an Accelerator of another precision keeps it; a second one may not differ.
+    precision = None if is_initialized() else "no"
+    return Accelerator(mixed_precision=precision, log_with=trackers or None, project_config=places)
 
 
 def _named_after(config: TextualInversionConfig, pipeline: Any) -> TextualInversionConfig:
