@@ -14,7 +14,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,16 +76,10 @@ def identity_distances(reader: Reader, pictures: Sequence[Image.Image], subject:
 
 
 class Bench:
-    """The pipeline and the rulers, shared by all runs.
+    """The pipeline and the rulers, shared by all runs."""
 
-    Args:
-        overrides: Settings of the trainer that differ from the defaults.
-        num_vectors: Rows per concept.
-    """
-
-    def __init__(self, overrides: dict[str, Any], num_vectors: int) -> None:
+    def __init__(self) -> None:
         self.pipeline, self.reader, self.ruler = load_pipeline(), load_reader(), ClipRuler()
-        self.overrides, self.num_vectors = overrides, num_vectors
 
     def text_similarity(self, made: list[list[Image.Image]], class_name: str) -> float:
         """CLIP text similarity of edited pictures to their prompts, the class word in place of the concept."""
@@ -110,14 +104,31 @@ class Bench:
             "reference_similarity": self.ruler.self_similarity(references),
         }
 
-    def learn(self, concept: PocketConcept, seed: int, baseline: dict[str, Any]) -> Row:
-        """Train one word and measure it against its baseline."""
+    def learn(
+        self,
+        concept: PocketConcept,
+        seed: int,
+        baseline: dict[str, Any],
+        settings: Mapping[str, Any],
+        fields: Mapping[str, Any],
+    ) -> Row:
+        """Train one word and measure it against its baseline.
+
+        Args:
+            concept: What to learn.
+            seed: Of the training.
+            baseline: From `baseline`.
+            settings: Settings of the trainer that differ from the defaults.
+            fields: Fields of the `ConceptSpec` that differ from the defaults.
+
+        Returns:
+            What was measured.
+        """
         references = render_concept(concept.name)
-        spec = ConceptSpec(
-            concept.placeholder_token, references, initializer=concept.class_name, num_vectors=self.num_vectors
-        )
+        given = {"initializer": concept.class_name, "class_name": concept.class_name, **fields}
+        spec = ConceptSpec(concept.placeholder_token, references, **given)
         with tempfile.TemporaryDirectory() as folder:
-            config = TextualInversionConfig(output_dir=folder, seed=seed, **self.overrides)
+            config = TextualInversionConfig(output_dir=folder, **{"seed": seed, **settings})
             start = time.perf_counter()
             result = TextualInversionTrainer(config, [spec], pipeline=self.pipeline).train()
             seconds = time.perf_counter() - start
@@ -191,12 +202,12 @@ def main() -> None:
         [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
     )
     rows = [Row(**entry) for entry in done]
-    bench = Bench(overrides, arguments.num_vectors)
+    bench = Bench()
     for concept in (c for c in OBJECTS if c.name in arguments.concepts):
         wanted = [s for s in arguments.seeds if not any((r.concept, r.seed) == (concept.name, s) for r in rows)]
         baseline = bench.baseline(concept) if wanted else {}
         for seed in wanted:
-            rows.append(bench.learn(concept, seed, baseline))
+            rows.append(bench.learn(concept, seed, baseline, overrides, {"num_vectors": arguments.num_vectors}))
             with arguments.results.open("a") as file:
                 file.write(json.dumps(asdict(rows[-1])) + "\n")
     print(table(rows))
