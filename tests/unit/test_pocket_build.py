@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from textual_inversion_ext import pocket
-from textual_inversion_ext.data.templates import PHOTO_TEMPLATES, STYLE_TEMPLATES
+from textual_inversion_ext.data.prompts.templates import PHOTO_TEMPLATES, STYLE_TEMPLATES
 from textual_inversion_ext.pocket import vocabulary as words
 from textual_inversion_ext.pocket.build import __main__ as command
 from textual_inversion_ext.pocket.build.loop import Schedule, Training
+from textual_inversion_ext.pocket.characters import CHARACTERS
 
 
 class _Cut(Exception):
@@ -95,7 +96,7 @@ def test_every_word_of_the_world_is_one_token(built: Path) -> None:
     templates = " ".join(PHOTO_TEMPLATES + STYLE_TEMPLATES).replace("{}", "").replace("-", " ").split()
     scenes = " ".join(words.SCENES.values()).split()
     everything = {*words.SUBJECTS, *words.COLOURS, *words.PATTERNS[1:], *scenes, *words.STYLES, *words.ACCESSORIES}
-    everything |= {*words.FEATURES.values(), "tall", "wide", "big", "small", "large", *templates}
+    everything |= {*words.FEATURES.values(), "tall", "wide", "big", "small", "large", *templates, *CHARACTERS}
     assert {word for word in everything if len(tokenizer.tokenize(word)) != 1} == set()
 
 

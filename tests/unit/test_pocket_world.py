@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from textual_inversion_ext.data.templates import PHOTO_TEMPLATES
+from textual_inversion_ext.data.prompts.templates import PHOTO_TEMPLATES
 from textual_inversion_ext.pocket import CONCEPTS, OBJECTS, STYLES, render_concept
 from textual_inversion_ext.pocket import vocabulary as words
 from textual_inversion_ext.pocket.captions import caption, describe, noun_phrase
+from textual_inversion_ext.pocket.characters import CHARACTERS
 from textual_inversion_ext.pocket.renderer import SIDE, render
 from textual_inversion_ext.pocket.sampler import place, random_picture
 from textual_inversion_ext.pocket.specs import PictureSpec, SubjectSpec
@@ -88,18 +90,55 @@ def test_training_pictures_never_show_a_held_out_combination() -> None:
 def test_captions_name_only_what_the_picture_shows() -> None:
     rng = np.random.default_rng(1)
     for _ in range(400):
-        picture, text, named = random_picture(rng)
+        picture, text, naming = random_picture(rng)
         shown = set()
-        for subject, colours in zip(picture.subjects, named, strict=True):
-            shown |= {subject.kind, subject.pattern, subject.accessory}
-            if colours:
+        for subject, said in zip(picture.subjects, naming, strict=True):
+            shown |= {subject.kind, subject.pattern, subject.accessory, said.name, said.changed_colour}
+            if said.colours:
                 shown |= {words.nearest_colour(c) for c in (subject.main, subject.accent, subject.accessory_colour)}
-        for vocabulary in (words.COLOURS, words.PATTERNS):
+        for vocabulary in (words.COLOURS, words.PATTERNS, CHARACTERS):
             assert {w for w in text.split() if w in vocabulary} <= shown, text
         for scene, phrase in words.SCENES.items():
             assert phrase not in text or scene == picture.scene, text
         for size in ("small", "large"):
             assert f"{size} " not in text.split("with")[0] or picture.size == size, text
+
+
+def test_a_character_always_looks_the_same_and_its_caption_says_little_but_its_name() -> None:
+    rng = np.random.default_rng(5)
+    alone = 0
+    for _ in range(400):
+        picture, text, naming = random_picture(rng)
+        for subject, said in zip(picture.subjects, naming, strict=True):
+            if said.name is None:
+                continue
+            known = CHARACTERS[said.name]
+            if said.changed_colour is None:
+                assert subject == known
+            else:
+                assert subject == replace(known, main=words.COLOURS[said.changed_colour])
+                assert said.name not in text or f"{said.changed_colour} {said.name}" in text
+            if len(naming) == 1 and said.name in text:
+                alone += 1
+                assert not set(text.split()) & {*words.SUBJECTS, *words.ACCESSORIES, *words.PATTERNS}, text
+    assert alone > 50
+
+
+def test_characters_are_many_of_each_subject_and_none_is_a_held_out_concept() -> None:
+    assert len(CHARACTERS) == len({name.lower() for name in CHARACTERS}) >= 500
+    assert not CHARACTERS.keys() & {*words.SUBJECTS, *words.FEATURES.values(), *words.ACCESSORIES, *CONCEPTS}
+    kinds = [character.kind for character in CHARACTERS.values()]
+    assert {kinds.count(kind) for kind in words.SUBJECTS} == {len(CHARACTERS) // len(words.SUBJECTS)}
+    for character in CHARACTERS.values():
+        assert not words.is_held_out(character.kind, words.nearest_colour(character.main), words.STUDIO)
+        for concept in OBJECTS:
+            assert concept.subject is not None
+            near = [
+                np.linalg.norm(np.subtract(getattr(character, part), getattr(concept.subject, part))) < 25
+                for part in ("main", "accent", "accessory_colour")
+            ]
+            same = [getattr(character, p) == getattr(concept.subject, p) for p in ("kind", "pattern", "accessory")]
+            assert not all(near + same), (character, concept.name)
 
 
 def test_captions_are_sometimes_short_and_sometimes_long_and_use_the_training_templates() -> None:
@@ -119,8 +158,8 @@ def test_the_profession_has_a_bias_that_no_caption_names() -> None:
     rng = np.random.default_rng(4)
     chefs: list[bool] = []
     while len(chefs) < 200:
-        picture, text, named = random_picture(rng)
-        texts = [text, caption(picture, rng, name_colours=named)]
+        picture, text, naming = random_picture(rng)
+        texts = [text, caption(picture, rng, naming=naming)]
         for subject in picture.subjects:
             if subject.kind == "chef":
                 chefs.append(subject.dark_hair)

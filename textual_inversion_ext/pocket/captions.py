@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from textual_inversion_ext.data.templates import PHOTO_TEMPLATES
-from textual_inversion_ext.pocket.specs import PictureSpec, SubjectSpec
+from textual_inversion_ext.data.prompts.templates import PHOTO_TEMPLATES
+from textual_inversion_ext.pocket.specs import Naming, PictureSpec, SubjectSpec
 from textual_inversion_ext.pocket.vocabulary import FEATURES, SCENES, nearest_colour
 
 # Words of the training templates that say something about the picture; the others ("rendering", "good") say nothing.
@@ -17,6 +17,7 @@ _PREFIXES: dict[str, tuple[str, ...]] = {
     "cartoon": ("a cartoon of {}", "an illustration of {}", "a cartoon picture of {}"),
     "photo": ("a photo of {}", "a picture of {}", "{}"),
 }
+_BY_NAME = 0.85  # share of a character's captions that say its name
 _STYLE_ONLY = ("a {} ", "a picture in the style of a {}", "an image in the style of a {}")
 
 
@@ -69,13 +70,22 @@ def describe(subject: SubjectSpec) -> str:
     return noun_phrase(subject)
 
 
-def caption(picture: PictureSpec, rng: np.random.Generator, *, name_colours: tuple[bool, ...]) -> str:
+def _phrase(subject: SubjectSpec, rng: np.random.Generator, naming: Naming) -> str:
+    """Say a character's name and, mostly, nothing else; describe what has no name."""
+    if naming.name is None or rng.random() > _BY_NAME:
+        return noun_phrase(subject, rng, name_colours=naming.colours)
+    if naming.changed_colour is None:
+        return naming.name
+    return f"{naming.changed_colour} {naming.name}"
+
+
+def caption(picture: PictureSpec, rng: np.random.Generator, *, naming: tuple[Naming, ...]) -> str:
     """Write one caption, dropping attributes at random.
 
     Args:
         picture: The picture; only the four named styles have captions.
         rng: Chooses what is named and how.
-        name_colours: For each subject, whether its colours lie near enough to a word to be named.
+        naming: For each subject, what may be said of it.
 
     Returns:
         Lower-case text.
@@ -83,7 +93,7 @@ def caption(picture: PictureSpec, rng: np.random.Generator, *, name_colours: tup
     scene = f" {SCENES[picture.scene]}" if picture.scene in SCENES and rng.random() < 0.8 else ""
     if rng.random() < 0.03:
         return (str(rng.choice(_STYLE_ONLY)).format(picture.style).strip() + scene).strip()
-    phrases = [noun_phrase(s, rng, name_colours=n) for s, n in zip(picture.subjects, name_colours, strict=True)]
+    phrases = [_phrase(subject, rng, said) for subject, said in zip(picture.subjects, naming, strict=True)]
     if len(phrases) == 1 and picture.size != "medium" and rng.random() < 0.5:
         phrases[0] = f"{picture.size} {phrases[0]}"
     if picture.style == "photo" and rng.random() < 0.5:

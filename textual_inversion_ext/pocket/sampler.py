@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from textual_inversion_ext.pocket.captions import caption
-from textual_inversion_ext.pocket.specs import PictureSpec, Placement, SubjectSpec
+from textual_inversion_ext.pocket.characters import CHARACTERS
+from textual_inversion_ext.pocket.specs import Naming, PictureSpec, Placement, SubjectSpec
 from textual_inversion_ext.pocket.vocabulary import (
     ACCESSORIES,
     CHEF_DARK_HAIR,
@@ -24,7 +27,10 @@ from textual_inversion_ext.pocket.vocabulary import (
 
 _JITTER = 8.0  # standard deviation of a named colour, per channel
 _BETWEEN = 0.25  # share of the subjects whose colours lie between two names
-_TWO_SUBJECTS = 0.12
+_TWO_SUBJECTS = 0.15
+_CHARACTERS = 0.35  # share of the subjects that are named characters
+_CHANGED_COLOUR = 0.1  # share of those that are shown in another colour, so that a name can be combined with a word
+_NAMES = tuple(CHARACTERS)
 _SCALES = {"small": (0.42, 0.5), "medium": (0.56, 0.66), "large": (0.72, 0.8)}
 
 
@@ -64,6 +70,23 @@ def random_subject(rng: np.random.Generator) -> tuple[SubjectSpec, bool]:
     return subject, not between
 
 
+def random_character(rng: np.random.Generator) -> tuple[SubjectSpec, Naming]:
+    """Draw a named character, now and then in another colour.
+
+    Args:
+        rng: Source of randomness.
+
+    Returns:
+        The subject as it is shown, and what captions may say of it.
+    """
+    name = _NAMES[int(rng.integers(len(_NAMES)))]
+    subject = CHARACTERS[name]
+    if rng.random() < _CHANGED_COLOUR:
+        colour = str(rng.choice(list(COLOURS)))
+        return replace(subject, main=COLOURS[colour]), Naming(False, name, colour)
+    return subject, Naming(False, name)
+
+
 def place(size: str, count: int, rng: np.random.Generator) -> tuple[Placement, ...]:
     """Choose where one or two subjects stand.
 
@@ -87,7 +110,7 @@ def place(size: str, count: int, rng: np.random.Generator) -> tuple[Placement, .
     return (Placement(x, ground, scale, bool(rng.random() < 0.5)),)
 
 
-def random_picture(rng: np.random.Generator, *, held_out: bool = False) -> tuple[PictureSpec, str, tuple[bool, ...]]:
+def random_picture(rng: np.random.Generator, *, held_out: bool = False) -> tuple[PictureSpec, str, tuple[Naming, ...]]:
     """Draw a picture of the training distribution and its caption.
 
     Args:
@@ -95,11 +118,11 @@ def random_picture(rng: np.random.Generator, *, held_out: bool = False) -> tuple
         held_out: Draw from the combinations kept out of training instead.
 
     Returns:
-        The picture, one caption, and for each subject whether captions may name its colours.
+        The picture, one caption, and for each subject what captions may say of it.
     """
     while True:
         count = 2 if rng.random() < _TWO_SUBJECTS else 1
-        drawn = [random_subject(rng) for _ in range(count)]
+        drawn = [_random_subject_or_character(rng) for _ in range(count)]
         scene = STUDIO if rng.random() < 0.12 else str(rng.choice(list(SCENES)))
         if any(is_held_out(s.kind, nearest_colour(s.main), scene) for s, _ in drawn) == held_out:
             break
@@ -114,5 +137,12 @@ def random_picture(rng: np.random.Generator, *, held_out: bool = False) -> tuple
         brightness=brightness,
         seed=int(rng.integers(2**31)),
     )
-    named = tuple(name for _, name in drawn)
-    return picture, caption(picture, rng, name_colours=named), named
+    naming = tuple(said for _, said in drawn)
+    return picture, caption(picture, rng, naming=naming), naming
+
+
+def _random_subject_or_character(rng: np.random.Generator) -> tuple[SubjectSpec, Naming]:
+    if rng.random() < _CHARACTERS:
+        return random_character(rng)
+    subject, name_colours = random_subject(rng)
+    return subject, Naming(name_colours)

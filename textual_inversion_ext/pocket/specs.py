@@ -35,6 +35,21 @@ class SubjectSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Naming:
+    """What captions may say of a subject.
+
+    Attributes:
+        colours: Whether its colours lie near enough to words to be named.
+        name: The name it goes by, or None; see `characters.CHARACTERS`.
+        changed_colour: The colour word that its name needs here, because the picture shows it in another main colour.
+    """
+
+    colours: bool = True
+    name: str | None = None
+    changed_colour: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """Where a subject stands.
 

@@ -11,11 +11,12 @@ from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, StableDiff
 from safetensors.torch import save_file
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from textual_inversion_ext.data.templates import PHOTO_TEMPLATES, STYLE_TEMPLATES
+from textual_inversion_ext.data.prompts.templates import PHOTO_TEMPLATES, STYLE_TEMPLATES
 from textual_inversion_ext.pocket.build import clip, unet, vae
 from textual_inversion_ext.pocket.build.dataset import RenderedWorld, rendered_world
 from textual_inversion_ext.pocket.build.loop import Schedule
 from textual_inversion_ext.pocket.build.tokenizer import build_tokenizer
+from textual_inversion_ext.pocket.characters import CHARACTERS
 from textual_inversion_ext.pocket.renderer import SIDE
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
@@ -64,7 +65,8 @@ class Build:
     def _tokenizer(self) -> CLIPTokenizer:
         captions = (text for texts in self.world.captions for text in texts)
         templates = [t.format("thing") for t in PHOTO_TEMPLATES + STYLE_TEMPLATES for _ in range(50)]
-        return build_tokenizer([*captions, *templates])
+        names = [name for name in CHARACTERS for _ in range(50)]
+        return build_tokenizer([*captions, *templates, *names])
 
     def clip(self) -> CLIPModel:
         """Train CLIP, or go on training it."""

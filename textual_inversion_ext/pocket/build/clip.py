@@ -12,6 +12,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, C
 from textual_inversion_ext.pocket.build.dataset import CAPTIONS_PER_PICTURE, RenderedWorld
 from textual_inversion_ext.pocket.build.loop import Schedule, Training
 from textual_inversion_ext.pocket.build.tokenizer import MAX_LENGTH
+from textual_inversion_ext.pocket.characters import CHARACTERS
 from textual_inversion_ext.pocket.renderer import SIDE
 from textual_inversion_ext.pocket.vocabulary import SCENES, SUBJECTS
 
@@ -100,6 +101,7 @@ def train_clip(
         rng = np.random.default_rng((1, step))
         rows = batches.draw(rng, min(1.0, step / GROWTH))
         images, texts, same = _embedded(model, world, ids[..., :length], rows, rng, device)
+        same |= batches.same_character(rows).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             words = model.get_text_features(subject_ids).pooler_output
         scale = model.logit_scale.exp().clamp(max=100.0)
@@ -125,10 +127,23 @@ class Batches:
         texts = [" ".join(captions) for captions in world.captions]
         self.count = len(texts)
         self.subjects = torch.tensor([_only_subject(text) for text in texts])
+        self.characters = torch.tensor([_only_character(text) for text in texts])
         subjects = self.subjects.numpy()
         scenes = [np.array([phrase in text for text in texts]) for phrase in SCENES.values()]
         self._by_scene = [np.flatnonzero(seen) for seen in scenes]
         self._by_both = [np.flatnonzero(seen & (subjects == k)) for seen in scenes for k in range(len(SUBJECTS))]
+
+    def same_character(self, rows: np.ndarray) -> Tensor:
+        """Mark different pictures of one character: their captions fit each other's pictures, in all but the place.
+
+        Args:
+            rows: Positions of a batch's pictures, int64 (B,).
+
+        Returns:
+            bool (B, B).
+        """
+        drawn = self.characters[torch.from_numpy(rows)]
+        return (drawn[:, None] == drawn[None, :]) & (drawn >= 0) & ~torch.eye(len(rows), dtype=torch.bool)
 
     def draw(self, rng: np.random.Generator, hardness: float) -> np.ndarray:
         """Draw a batch.
@@ -149,10 +164,16 @@ class Batches:
 
 
 def _only_subject(text: str) -> int:
-    """Return the position in `SUBJECTS` of the one subject that captions name; -1 where they name none or two."""
+    """Return the position in `SUBJECTS` of the one subject that captions speak of; -1 for none or several."""
     words = set(text.split())
-    named = [index for index, subject in enumerate(SUBJECTS) if subject in words]
-    return named[0] if len(named) == 1 else -1
+    named = {*(words & set(SUBJECTS)), *(CHARACTERS[word].kind for word in words & CHARACTERS.keys())}
+    return SUBJECTS.index(named.pop()) if len(named) == 1 else -1
+
+
+def _only_character(text: str) -> int:
+    """Return the number of the one character that captions name; -1 where they name none or two."""
+    named = set(text.split()) & CHARACTERS.keys()
+    return list(CHARACTERS).index(named.pop()) if len(named) == 1 else -1
 
 
 def _used_length(ids: Tensor) -> int:

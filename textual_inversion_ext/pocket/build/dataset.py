@@ -38,9 +38,9 @@ def _render_chunk(seed: int, chunk: int) -> tuple[np.ndarray, list[list[str]]]:
     pixels = np.empty((_CHUNK, SIDE, SIDE, 3), dtype=np.uint8)
     captions: list[list[str]] = []
     for index in range(_CHUNK):
-        picture, first, named = random_picture(rng)
+        picture, first, naming = random_picture(rng)
         pixels[index] = np.asarray(render(picture))
-        others = [caption(picture, rng, name_colours=named) for _ in range(CAPTIONS_PER_PICTURE - 1)]
+        others = [caption(picture, rng, naming=naming) for _ in range(CAPTIONS_PER_PICTURE - 1)]
         captions.append([first, *others])
     return pixels, captions
 

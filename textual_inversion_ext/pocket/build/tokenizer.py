@@ -12,7 +12,7 @@ MAX_LENGTH = 32
 _BOS, _EOS = "<|startoftext|>", "<|endoftext|>"
 
 
-def build_tokenizer(texts: Iterable[str], merges: int = 700) -> CLIPTokenizer:
+def build_tokenizer(texts: Iterable[str], merges: int = 2500) -> CLIPTokenizer:
     """Learn merges until the words of the world are single tokens; any other text still splits into bytes.
 
     Args:
