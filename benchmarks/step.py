@@ -24,7 +24,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from textual_inversion_ext import ConceptSpec, TextualInversionConfig
 from textual_inversion_ext.pocket import load_pipeline, render_concept
-from textual_inversion_ext.training.processes import Processes
+from textual_inversion_ext.training.processes.group import Processes
 from textual_inversion_ext.training.setup import build_workshop, collect_all, open_model
 
 

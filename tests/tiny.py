@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import Pooling, TextualInversionConfig
 from textual_inversion_ext.data.resident import ResidentSet, build_resident_set
-from textual_inversion_ext.data.sources import collect_samples
+from textual_inversion_ext.data.sources.collect import collect_samples
 from textual_inversion_ext.families import FamilyAdapter, adapter_for
 from textual_inversion_ext.initializers import InitializerContext, initial_rows
 from textual_inversion_ext.parametrizations import FreeRows, UpdateSettings

@@ -14,14 +14,14 @@ __version__ = "0.1.0"
 _MODULE_OF_NAME = {
     "CheckpointError": "errors",
     "ConceptError": "errors",
-    "ConceptLoaderMixin": "pipelines.loader",
+    "ConceptLoaderMixin": "pipelines.words.loader",
     "ConceptSpec": "concept",
-    "ConceptStableDiffusionImg2ImgPipeline": "pipelines.ready",
-    "ConceptStableDiffusionInpaintPipeline": "pipelines.ready",
-    "ConceptStableDiffusionPipeline": "pipelines.ready",
-    "ConceptStableDiffusionXLImg2ImgPipeline": "pipelines.ready",
-    "ConceptStableDiffusionXLInpaintPipeline": "pipelines.ready",
-    "ConceptStableDiffusionXLPipeline": "pipelines.ready",
+    "ConceptStableDiffusionImg2ImgPipeline": "pipelines.words.ready",
+    "ConceptStableDiffusionInpaintPipeline": "pipelines.words.ready",
+    "ConceptStableDiffusionPipeline": "pipelines.words.ready",
+    "ConceptStableDiffusionXLImg2ImgPipeline": "pipelines.words.ready",
+    "ConceptStableDiffusionXLInpaintPipeline": "pipelines.words.ready",
+    "ConceptStableDiffusionXLPipeline": "pipelines.words.ready",
     "ConfigError": "errors",
     "DataError": "errors",
     "DistributedError": "errors",
@@ -39,8 +39,8 @@ _MODULE_OF_NAME = {
     "TrainingDiverged": "errors",
     "TrainingInterrupted": "errors",
     "TrainingResult": "records",
-    "add_concept_loading": "pipelines.loader",
-    "blend_concepts": "pipelines.blending",
+    "add_concept_loading": "pipelines.words.loader",
+    "blend_concepts": "pipelines.words.blending",
     "contact_sheet": "pipelines.sheets",
     "load_concept": "files",
     "load_pipeline": "pipelines.loading",
@@ -69,18 +69,30 @@ if TYPE_CHECKING:
     from .errors import TrainingInterrupted as TrainingInterrupted
     from .files import load_concept as load_concept
     from .files import save_concept as save_concept
-    from .pipelines.blending import blend_concepts as blend_concepts
-    from .pipelines.loader import ConceptLoaderMixin as ConceptLoaderMixin
-    from .pipelines.loader import add_concept_loading as add_concept_loading
     from .pipelines.loading import load_pipeline as load_pipeline
-    from .pipelines.ready import ConceptStableDiffusionImg2ImgPipeline as ConceptStableDiffusionImg2ImgPipeline
-    from .pipelines.ready import ConceptStableDiffusionInpaintPipeline as ConceptStableDiffusionInpaintPipeline
-    from .pipelines.ready import ConceptStableDiffusionPipeline as ConceptStableDiffusionPipeline
-    from .pipelines.ready import ConceptStableDiffusionXLImg2ImgPipeline as ConceptStableDiffusionXLImg2ImgPipeline
-    from .pipelines.ready import ConceptStableDiffusionXLInpaintPipeline as ConceptStableDiffusionXLInpaintPipeline
-    from .pipelines.ready import ConceptStableDiffusionXLPipeline as ConceptStableDiffusionXLPipeline
     from .pipelines.sampling import sample as sample
     from .pipelines.sheets import contact_sheet as contact_sheet
+    from .pipelines.words.blending import blend_concepts as blend_concepts
+    from .pipelines.words.loader import ConceptLoaderMixin as ConceptLoaderMixin
+    from .pipelines.words.loader import add_concept_loading as add_concept_loading
+    from .pipelines.words.ready import (
+        ConceptStableDiffusionImg2ImgPipeline as ConceptStableDiffusionImg2ImgPipeline,
+    )
+    from .pipelines.words.ready import (
+        ConceptStableDiffusionInpaintPipeline as ConceptStableDiffusionInpaintPipeline,
+    )
+    from .pipelines.words.ready import (
+        ConceptStableDiffusionPipeline as ConceptStableDiffusionPipeline,
+    )
+    from .pipelines.words.ready import (
+        ConceptStableDiffusionXLImg2ImgPipeline as ConceptStableDiffusionXLImg2ImgPipeline,
+    )
+    from .pipelines.words.ready import (
+        ConceptStableDiffusionXLInpaintPipeline as ConceptStableDiffusionXLInpaintPipeline,
+    )
+    from .pipelines.words.ready import (
+        ConceptStableDiffusionXLPipeline as ConceptStableDiffusionXLPipeline,
+    )
     from .records import TrainingResult as TrainingResult
     from .training.trainer import TextualInversionTrainer as TextualInversionTrainer
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import StorageError, TextualInversionError
+from textual_inversion_ext.errors import StorageError, TextualInversionError
 
 __all__ = ["atomic_folder", "atomic_write"]
 

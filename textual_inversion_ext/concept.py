@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from .errors import ConceptError
+from textual_inversion_ext.errors import ConceptError
 
 if TYPE_CHECKING:
     import datasets
@@ -246,7 +246,7 @@ class LearnedConcept:
             The file that was written; the first one where there is one per text encoder.
         """
         # The one upward import: files/ builds LearnedConcepts, and users expect concept.save() all the same.
-        from .files import save_concept
+        from textual_inversion_ext.files import save_concept
 
         return save_concept(self, path, format)[0]
 

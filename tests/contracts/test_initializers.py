@@ -20,7 +20,7 @@ from tests.tiny_families import tiny_sdxl
 from textual_inversion_ext import initializers
 from textual_inversion_ext.concept import ConceptSpec, LearnedConcept
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.sources import collect_samples
+from textual_inversion_ext.data.sources.collect import collect_samples
 from textual_inversion_ext.errors import ConceptError
 from textual_inversion_ext.families import FAMILIES, EncoderSlot, adapter_for
 from textual_inversion_ext.initializers import INITIALIZERS, InitializerContext, first_rows, initial_rows, resolve

@@ -29,7 +29,7 @@ from textual_inversion_ext import TextualInversionConfig
 from textual_inversion_ext.errors import TrainingDiverged
 from textual_inversion_ext.pipelines.lora import LORA_FILE
 from textual_inversion_ext.training.callbacks import Callback, Run
-from textual_inversion_ext.training.pivotal_settings import make_networks
+from textual_inversion_ext.training.pivotal.settings import make_networks
 
 
 def with_lora(config: TextualInversionConfig, world_size: int = 1, **settings: Any) -> TinyRun:

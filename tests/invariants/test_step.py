@@ -11,8 +11,8 @@ import torch
 from tests.tiny import TinyRun, tiny_images, tiny_pipeline, tiny_run
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.sources import collect_samples
-from textual_inversion_ext.data.transforms import to_tensor
+from textual_inversion_ext.data.pictures.transforms import to_tensor
+from textual_inversion_ext.data.sources.collect import collect_samples
 from textual_inversion_ext.families import adapter_for
 from textual_inversion_ext.parametrizations import UpdateSettings
 

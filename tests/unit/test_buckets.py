@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from textual_inversion_ext.data.buckets import bucket_shapes, nearest_shape
+from textual_inversion_ext.data.pictures.buckets import bucket_shapes, nearest_shape
 
 
 @pytest.mark.parametrize(("resolution", "multiple"), [(512, 64), (768, 64), (1024, 32), (64, 16), (16, 4), (500, 64)])

@@ -9,7 +9,7 @@ import pytest
 from tests.runs import save_images
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.sources import collect_samples, training_data_digest
+from textual_inversion_ext.data.sources.collect import collect_samples, training_data_digest
 from textual_inversion_ext.errors import DataError
 
 CAPTIONED = TextualInversionConfig(captions="captions")

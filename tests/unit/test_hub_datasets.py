@@ -25,8 +25,8 @@ from tests.tiny import tiny_images
 from textual_inversion_ext.cli.main import main
 from textual_inversion_ext.concept import ConceptSpec, HubDataset
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.hub_datasets import load_hub_dataset
-from textual_inversion_ext.data.sources import Sample, collect_samples
+from textual_inversion_ext.data.sources.collect import Sample, collect_samples
+from textual_inversion_ext.data.sources.hub_datasets import load_hub_dataset
 from textual_inversion_ext.errors import ConceptError, DataError, ImageError
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -288,7 +288,7 @@ def hub(tmp_path: Path) -> Iterator[str]:
 SCRIPT = """
 import json, sys
 from textual_inversion_ext import ConceptSpec, DataError, HubDataset, TextualInversionConfig
-from textual_inversion_ext.data.sources import collect_samples
+from textual_inversion_ext.data.sources.collect import collect_samples
 for options in json.load(sys.stdin):
     spec = ConceptSpec("<corgi>", HubDataset(**options))
     try:

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from textual_inversion_ext.data.decoding import readable_extensions
-from textual_inversion_ext.data.images import open_image
+from textual_inversion_ext.data.pictures.decoding import readable_extensions
+from textual_inversion_ext.data.pictures.images import open_image
 from textual_inversion_ext.errors import ImageError
 
 
@@ -357,5 +357,5 @@ def test_common_endings_are_read() -> None:
 
 
 def test_opening_pictures_needs_no_torch() -> None:
-    code = "import sys, textual_inversion_ext.data.sources; sys.exit('torch' in sys.modules)"
+    code = "import sys, textual_inversion_ext.data.sources.collect; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

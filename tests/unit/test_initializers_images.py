@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tests.tiny import tiny_images, tiny_pipeline
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.sources import collect_samples
+from textual_inversion_ext.data.sources.collect import collect_samples
 from textual_inversion_ext.errors import ConceptError
 from textual_inversion_ext.families import EncoderSlot, adapter_for
 from textual_inversion_ext.initializers import InitializerContext, first_rows, initial_rows

@@ -12,8 +12,8 @@ from PIL import Image
 from tests.tiny import tiny_images, tiny_pipeline
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.data.latents import cuts_of, encode_pictures
-from textual_inversion_ext.data.sources import Sample
-from textual_inversion_ext.data.transforms import center_cut, cut_out
+from textual_inversion_ext.data.pictures.transforms import center_cut, cut_out
+from textual_inversion_ext.data.sources.collect import Sample
 from textual_inversion_ext.families import adapter_for
 from textual_inversion_ext.families.base import FamilyAdapter
 

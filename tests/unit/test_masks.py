@@ -15,7 +15,7 @@ from tests.tiny import tiny_images
 from textual_inversion_ext.cli.main import main
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.sources import Sample, collect_samples, training_data_digest
+from textual_inversion_ext.data.sources.collect import Sample, collect_samples, training_data_digest
 from textual_inversion_ext.errors import ConfigError, DataError, ImageError, MissingDependencyError, ModelError
 
 SIZE = (24, 16)

@@ -11,8 +11,8 @@ from tests.tiny import tiny_pipeline
 from tests.tiny_families import WIDTH_G, WIDTH_L, tiny_sdxl
 from textual_inversion_ext.concept import LearnedConcept
 from textual_inversion_ext.errors import ConceptError, ConfigError
-from textual_inversion_ext.pipelines.blending import blend_concepts, blend_vectors, lerp, slerp
-from textual_inversion_ext.pipelines.loader import add_concept_loading
+from textual_inversion_ext.pipelines.words.blending import blend_concepts, blend_vectors, lerp, slerp
+from textual_inversion_ext.pipelines.words.loader import add_concept_loading
 
 
 def rows(count: int, width: int, seed: int) -> torch.Tensor:

@@ -25,8 +25,8 @@ from textual_inversion_ext.errors import (
     TextualInversionError,
 )
 from textual_inversion_ext.files import TARGETS, load_concept
-from textual_inversion_ext.pipelines.loader import add_concept_loading
-from textual_inversion_ext.pipelines.slots import slots_of
+from textual_inversion_ext.pipelines.words.loader import add_concept_loading
+from textual_inversion_ext.pipelines.words.slots import slots_of
 
 SDXL = {"clip_l": rows(2), "clip_g": rows(2, WIDTH_G)}
 

@@ -12,7 +12,7 @@ from diffusers.hooks import apply_group_offloading
 from tests.tiny import tiny_pipeline
 from tests.tiny_families import WIDTH_L, WIDTH_T5, rows, tiny_flux
 from textual_inversion_ext.errors import ModelError
-from textual_inversion_ext.pipelines.loader import add_concept_loading
+from textual_inversion_ext.pipelines.words.loader import add_concept_loading
 
 CONCEPT = {"clip_l": rows(2), "t5": rows(2, WIDTH_T5)}
 

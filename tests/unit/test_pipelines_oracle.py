@@ -16,7 +16,7 @@ from tests.tiny import tiny_images, tiny_pipeline
 from tests.tiny_families import WIDTH_G, WIDTH_L, WIDTH_T5, learned_ids, rows, state, tiny_flux, tiny_sd3, tiny_sdxl
 from textual_inversion_ext.concept import LearnedConcept
 from textual_inversion_ext.errors import ModelError
-from textual_inversion_ext.pipelines.loader import ConceptLoaderMixin, add_concept_loading
+from textual_inversion_ext.pipelines.words.loader import ConceptLoaderMixin, add_concept_loading
 
 PROMPTS = [
     "a photo of a <corgi>",

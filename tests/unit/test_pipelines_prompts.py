@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer
 
 from tests.tiny import tiny_pipeline
 from tests.tiny_families import WIDTH_G, WIDTH_L, WIDTH_T5, like, rows, tiny_flux, tiny_sd3, tiny_sdxl
-from textual_inversion_ext.pipelines.loader import add_concept_loading
+from textual_inversion_ext.pipelines.words.loader import add_concept_loading
 from textual_inversion_ext.tokens import PromptEncoder
 from textual_inversion_ext.vocabulary import added_words, expand, group_rows
 

@@ -30,7 +30,7 @@ from tests.tiny_families import (
 )
 from textual_inversion_ext.concept import LearnedConcept
 from textual_inversion_ext.errors import ConceptError, ConfigError, EmbeddingFileError
-from textual_inversion_ext.pipelines.loader import add_concept_loading
+from textual_inversion_ext.pipelines.words.loader import add_concept_loading
 
 
 def pair(make: Any = tiny_pipeline, **options: Any) -> tuple[Any, Any]:

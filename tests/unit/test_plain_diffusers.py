@@ -14,7 +14,7 @@ from tests.tiny import TinyRun, tiny_images, tiny_pipeline, tiny_run
 from tests.tiny_families import like, tiny_sdxl, tiny_sdxl_parts
 from textual_inversion_ext.concept import ConceptSpec, LearnedConcept
 from textual_inversion_ext.files import load_concept, save_concept
-from textual_inversion_ext.pipelines.loader import add_concept_loading
+from textual_inversion_ext.pipelines.words.loader import add_concept_loading
 from textual_inversion_ext.records import Conditioning
 from textual_inversion_ext.row_layout import prompt_encoders
 

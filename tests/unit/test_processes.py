@@ -19,11 +19,11 @@ from textual_inversion_ext import (
     TextualInversionTrainer,
 )
 from textual_inversion_ext.training import interrupt
-from textual_inversion_ext.training.division import are_split, deal, launch_notices
-from textual_inversion_ext.training.gathering import join_step_logs
 from textual_inversion_ext.training.interrupt import InterruptGuard
 from textual_inversion_ext.training.outputs import RunFolder
 from textual_inversion_ext.training.parts import load_parts
+from textual_inversion_ext.training.processes.division import are_split, deal, launch_notices
+from textual_inversion_ext.training.processes.gathering import join_step_logs
 from textual_inversion_ext.training.state import (
     Part,
     Progress,

@@ -13,10 +13,10 @@ from transformers import CLIPTokenizer
 from tests.tiny import tiny_images
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.caption_prompts import caption_prompts, varied, with_word
-from textual_inversion_ext.data.prompts import concept_prompts, encode_prompts, in_shares
-from textual_inversion_ext.data.sources import Sample
-from textual_inversion_ext.data.templates import DUAL_TEMPLATES, PHOTO_TEMPLATES, TEMPLATES
+from textual_inversion_ext.data.prompts.caption_prompts import caption_prompts, varied, with_word
+from textual_inversion_ext.data.prompts.layout import concept_prompts, encode_prompts, in_shares
+from textual_inversion_ext.data.prompts.templates import DUAL_TEMPLATES, PHOTO_TEMPLATES, TEMPLATES
+from textual_inversion_ext.data.sources.collect import Sample
 from textual_inversion_ext.errors import ConceptError, DataError
 from textual_inversion_ext.row_layout import row_ids
 from textual_inversion_ext.tokens import PromptEncoder

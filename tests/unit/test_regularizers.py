@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from tests.tiny import TinyRun, tiny_images, tiny_pipeline, tiny_run
 from textual_inversion_ext.concept import ConceptSpec, LearnedConcept
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.context_prompts import CONTEXT_PROMPTS
+from textual_inversion_ext.data.prompts.context_prompts import CONTEXT_PROMPTS
 from textual_inversion_ext.embedding_table import mean_norm
 from textual_inversion_ext.errors import ConceptError
 from textual_inversion_ext.files import save_concept

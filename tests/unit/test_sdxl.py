@@ -24,8 +24,8 @@ from textual_inversion_ext import (
     sample,
 )
 from textual_inversion_ext.cli.main import main
-from textual_inversion_ext.pipelines.loader import add_concept_loading
 from textual_inversion_ext.pipelines.sampling import SampleSettings
+from textual_inversion_ext.pipelines.words.loader import add_concept_loading
 
 FAST = SampleSettings(num_inference_steps=2)
 WORD = LearnedConcept("<tok>", {"clip_l": rows(2, WIDTH_L), "clip_g": rows(2, WIDTH_G, seed=1)})

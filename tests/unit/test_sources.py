@@ -12,7 +12,7 @@ from PIL import Image
 
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.sources import collect_samples, training_data_digest
+from textual_inversion_ext.data.sources.collect import collect_samples, training_data_digest
 from textual_inversion_ext.errors import DataError, ImageError
 
 SKIPPING = TextualInversionConfig(skip_bad_images=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import get_args
 
 from textual_inversion_ext.concept import LearnableProperty
-from textual_inversion_ext.data.templates import PHOTO_TEMPLATES, STYLE_TEMPLATES, TEMPLATES
+from textual_inversion_ext.data.prompts.templates import PHOTO_TEMPLATES, STYLE_TEMPLATES, TEMPLATES
 
 
 def test_there_are_as_many_as_in_the_paper() -> None:

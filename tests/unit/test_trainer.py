@@ -28,7 +28,7 @@ from textual_inversion_ext import (
     TrainingResult,
     load_concept,
 )
-from textual_inversion_ext.data.sources import collect_samples, training_data_digest
+from textual_inversion_ext.data.sources.collect import collect_samples, training_data_digest
 from textual_inversion_ext.tokens import RowEmbedding
 from textual_inversion_ext.training.callbacks import Callback, LogEntry, Run, read_step_log
 from textual_inversion_ext.training.queue import active_concepts, concept_steps, remaining_steps

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from textual_inversion_ext.data.transforms import (
+from textual_inversion_ext.data.pictures.transforms import (
     Cut,
     center_cut,
     cut_out,

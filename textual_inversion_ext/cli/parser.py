@@ -157,7 +157,7 @@ def _add_setting(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], 
 
 def _listed_concepts(given: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     """Read ``--concepts``, which says by itself what is learned from what."""
-    from textual_inversion_ext.data.concept_lists import read_concepts
+    from textual_inversion_ext.data.sources.concept_lists import read_concepts
 
     for flag in ("placeholder_token", "train_data_dir", *DATASET_FLAGS):
         if flag in given:

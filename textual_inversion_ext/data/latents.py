@@ -13,9 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.seeds import seed_for
-from textual_inversion_ext.data.sources import Sample
-from textual_inversion_ext.data.transforms import (
+from textual_inversion_ext.data.pictures.transforms import (
     Cut,
     center_cut,
     cut_out,
@@ -24,6 +22,8 @@ from textual_inversion_ext.data.transforms import (
     squash,
     warn_if_enlarged,
 )
+from textual_inversion_ext.data.seeds import seed_for
+from textual_inversion_ext.data.sources.collect import Sample
 
 __all__ = ["Latents", "MomentEncoder", "cuts_of", "encode_pictures"]
 

@@ -11,10 +11,10 @@ from tqdm.auto import tqdm
 
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.buckets import bucket_shapes, nearest_shape
 from textual_inversion_ext.data.latents import Latents, MomentEncoder, cuts_of, encode_pictures
-from textual_inversion_ext.data.prompts import ConceptPrompts, concept_prompts, encode_prompts
-from textual_inversion_ext.data.sources import Sample
+from textual_inversion_ext.data.pictures.buckets import bucket_shapes, nearest_shape
+from textual_inversion_ext.data.prompts.layout import ConceptPrompts, concept_prompts, encode_prompts
+from textual_inversion_ext.data.sources.collect import Sample
 from textual_inversion_ext.errors import DataError
 from textual_inversion_ext.records import Batch, Draws
 from textual_inversion_ext.tokens import PromptEncoder

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.sources import Sample
+from textual_inversion_ext.data.sources.collect import Sample
 from textual_inversion_ext.errors import ConfigError
 from textual_inversion_ext.initializers.base import ClipLoader, Initializer, InitializerContext
 from textual_inversion_ext.initializers.cross import CrossInitializer

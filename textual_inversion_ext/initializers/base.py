@@ -12,7 +12,7 @@ from torch import Tensor
 
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.sources import Sample
+from textual_inversion_ext.data.sources.collect import Sample
 from textual_inversion_ext.errors import ConceptError
 from textual_inversion_ext.pipelines.loading import load_clip
 from textual_inversion_ext.records import EncoderSlot

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from textual_inversion_ext.concept import ConceptSpec
-from textual_inversion_ext.data.templates import TEMPLATES
+from textual_inversion_ext.data.prompts.templates import TEMPLATES
 from textual_inversion_ext.embedding_table import mean_norm
 from textual_inversion_ext.errors import ConceptError, ModelError
 from textual_inversion_ext.initializers.base import (

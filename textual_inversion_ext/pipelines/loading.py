@@ -14,8 +14,8 @@ from textual_inversion_ext.errors import ModelError, StorageError
 from textual_inversion_ext.families.base import FamilyAdapter
 from textual_inversion_ext.files import load_concept
 from textual_inversion_ext.pipelines.lora import fuse_lora
-from textual_inversion_ext.pipelines.pooling import pool_at_end
-from textual_inversion_ext.pipelines.slots import slots_of
+from textual_inversion_ext.pipelines.words.pooling import pool_at_end
+from textual_inversion_ext.pipelines.words.slots import slots_of
 
 
 def load_pipeline(

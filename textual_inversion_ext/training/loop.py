@@ -19,7 +19,7 @@ from textual_inversion_ext.training.meter import Meter
 from textual_inversion_ext.training.outputs import RunFolder
 from textual_inversion_ext.training.parts import load_parts
 from textual_inversion_ext.training.previews import Previews
-from textual_inversion_ext.training.processes import Processes
+from textual_inversion_ext.training.processes.group import Processes
 from textual_inversion_ext.training.queue import active_concepts, remaining_steps
 from textual_inversion_ext.training.setup import Workshop
 from textual_inversion_ext.training.state import Part, Progress, load_tensors, save_checkpoint, trajectory

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.context_prompts import CONTEXT_PROMPTS
+from textual_inversion_ext.data.prompts.context_prompts import CONTEXT_PROMPTS
 from textual_inversion_ext.embedding_table import mean_norm
 from textual_inversion_ext.errors import ConceptError
 from textual_inversion_ext.families.base import FamilyAdapter

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.sources import Sample
+from textual_inversion_ext.data.sources.collect import Sample
 from textual_inversion_ext.row_layout import image_row_ranges, row_ranges
 from textual_inversion_ext.training.activation import Activation, activation_steps
 from textual_inversion_ext.training.queue import concept_steps

@@ -14,9 +14,9 @@ from torch import Tensor
 from textual_inversion_ext import __version__
 from textual_inversion_ext.concept import ConceptSpec, LearnedConcept
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.masks import check_mask_settings
+from textual_inversion_ext.data.pictures.masks import check_mask_settings
 from textual_inversion_ext.data.resident import ResidentSet, build_resident_set
-from textual_inversion_ext.data.sources import (
+from textual_inversion_ext.data.sources.collect import (
     Sample,
     SkippedImage,
     collect_samples,
@@ -37,9 +37,9 @@ from textual_inversion_ext.training.image_words import with_image_rows
 from textual_inversion_ext.training.methods import make_parametrizations
 from textual_inversion_ext.training.outputs import written_for
 from textual_inversion_ext.training.penalties import make_penalties
-from textual_inversion_ext.training.pivotal_settings import make_networks
+from textual_inversion_ext.training.pivotal.settings import make_networks
 from textual_inversion_ext.training.plan import Plan, make_plan
-from textual_inversion_ext.training.processes import Processes
+from textual_inversion_ext.training.processes.group import Processes
 from textual_inversion_ext.training.rates import RowRates, make_rates
 from textual_inversion_ext.training.state import recipe
 from textual_inversion_ext.training.step import TrainingStep

@@ -14,7 +14,7 @@ from textual_inversion_ext.parametrizations.base import Parametrization
 from textual_inversion_ext.records import Draws, StepLog
 from textual_inversion_ext.training.averages import RowAverages, clip_rows
 from textual_inversion_ext.training.penalties import Penalties
-from textual_inversion_ext.training.pivotal import PivotalNetworks
+from textual_inversion_ext.training.pivotal.networks import PivotalNetworks
 from textual_inversion_ext.training.precision import LossScale
 
 MOST_SETS = 32  # sets of concepts whose positions are remembered

@@ -16,19 +16,19 @@ from diffusers import DiffusionPipeline
 
 from textual_inversion_ext.concept import ConceptSpec, check_distinct
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.sources import SkippedImage
+from textual_inversion_ext.data.sources.collect import SkippedImage
 from textual_inversion_ext.errors import CheckpointError, ConfigError
 from textual_inversion_ext.pipelines.loading import save_full_pipeline
 from textual_inversion_ext.records import TrainingResult
 from textual_inversion_ext.training.activation import check_progressive
 from textual_inversion_ext.training.callbacks import Callback
-from textual_inversion_ext.training.division import launch_notices
-from textual_inversion_ext.training.gathering import gathered, join_step_logs
 from textual_inversion_ext.training.loop import Loop
 from textual_inversion_ext.training.methods import check_methods
 from textual_inversion_ext.training.outputs import RunFolder
-from textual_inversion_ext.training.pivotal_settings import check_pivotal, wants_lora
-from textual_inversion_ext.training.processes import Processes
+from textual_inversion_ext.training.pivotal.settings import check_pivotal, wants_lora
+from textual_inversion_ext.training.processes.division import launch_notices
+from textual_inversion_ext.training.processes.gathering import gathered, join_step_logs
+from textual_inversion_ext.training.processes.group import Processes
 from textual_inversion_ext.training.setup import IN_MEMORY, build_workshop, collect_all, open_model
 from textual_inversion_ext.training.state import find_checkpoint
 from textual_inversion_ext.training.trackers import tracker_names

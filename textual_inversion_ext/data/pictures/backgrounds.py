@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageColor, ImageFilter
 
-from ..config import TextualInversionConfig
-from ..errors import ConfigError
+from textual_inversion_ext.config import TextualInversionConfig
+from textual_inversion_ext.errors import ConfigError
 
 __all__ = ["Background"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import ImageError
+from textual_inversion_ext.errors import ImageError
 
 __all__ = ["open_upright", "picture_label", "readable_extensions"]
 

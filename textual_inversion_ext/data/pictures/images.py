@@ -9,8 +9,8 @@ import os
 import numpy as np
 from PIL import Image, ImageCms
 
-from ..errors import ImageError
-from .decoding import open_upright, picture_label
+from textual_inversion_ext.data.pictures.decoding import open_upright, picture_label
+from textual_inversion_ext.errors import ImageError
 
 __all__ = ["open_alpha", "open_grey", "open_image"]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from PIL import Image
 
-from ..config import TextualInversionConfig
-from ..errors import ConfigError, ImageError
-from .found import FoundPicture
-from .images import open_alpha, open_grey
+from textual_inversion_ext.config import TextualInversionConfig
+from textual_inversion_ext.data.pictures.images import open_alpha, open_grey
+from textual_inversion_ext.data.sources.found import FoundPicture
+from textual_inversion_ext.errors import ConfigError, ImageError
 
 __all__ = ["check_mask_settings", "choose_mask", "encode_mask", "open_mask"]
 

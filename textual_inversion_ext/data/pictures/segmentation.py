@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageChops
 
-from ..errors import ConfigError, ImageError, MissingDependencyError, ModelError
+from textual_inversion_ext.errors import ConfigError, ImageError, MissingDependencyError, ModelError
 
 __all__ = ["Segmenter"]
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import ConfigError
+from textual_inversion_ext.errors import ConfigError
 
 __all__ = ["Cut", "center_cut", "cut_out", "mask_weights", "random_cut", "squash", "to_tensor", "warn_if_enlarged"]
 

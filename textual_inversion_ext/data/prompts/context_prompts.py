@@ -6,7 +6,7 @@ people ask of a new word: places, seasons, light, colours, materials, company, a
 
 from __future__ import annotations
 
-from ..concept import LearnableProperty
+from textual_inversion_ext.concept import LearnableProperty
 
 __all__ = ["CONTEXT_PROMPTS"]
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.caption_prompts import caption_prompts
+from textual_inversion_ext.data.prompts.caption_prompts import caption_prompts
+from textual_inversion_ext.data.prompts.templates import DUAL_TEMPLATES, TEMPLATES
 from textual_inversion_ext.data.seeds import seed_for
-from textual_inversion_ext.data.sources import Sample
-from textual_inversion_ext.data.templates import DUAL_TEMPLATES, TEMPLATES
+from textual_inversion_ext.data.sources.collect import Sample
 from textual_inversion_ext.errors import ConceptError, DataError
 from textual_inversion_ext.row_layout import image_token
 from textual_inversion_ext.tokens import PromptEncoder

@@ -8,7 +8,7 @@ typed without one.
 
 from __future__ import annotations
 
-from ..concept import LearnableProperty
+from textual_inversion_ext.concept import LearnableProperty
 
 __all__ = ["DUAL_TEMPLATES", "PHOTO_TEMPLATES", "STYLE_TEMPLATES", "TEMPLATES"]
 

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import DataError
-from .captions import FolderCaptions
-from .decoding import readable_extensions
-from .found import FoundPicture, Wanted
-from .metadata import Metadata, read_metadata
+from textual_inversion_ext.data.pictures.decoding import readable_extensions
+from textual_inversion_ext.data.sources.captions import FolderCaptions
+from textual_inversion_ext.data.sources.found import FoundPicture, Wanted
+from textual_inversion_ext.data.sources.metadata import Metadata, read_metadata
+from textual_inversion_ext.errors import DataError
 
 __all__ = ["Beside", "mask_column", "masks_beside"]
 

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
-from .found import listed
-from .metadata import Metadata
-from .texts import read_text
+from textual_inversion_ext.data.sources.found import listed
+from textual_inversion_ext.data.sources.metadata import Metadata
+from textual_inversion_ext.data.sources.texts import read_text
+from textual_inversion_ext.errors import DataError
 
 __all__ = ["CAPTION_COLUMNS", "FolderCaptions", "caption_column", "clean_captions"]
 

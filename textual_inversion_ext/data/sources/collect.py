@@ -15,17 +15,17 @@ from typing import Any, TypeAlias
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..concept import ConceptSpec, HubDataset
-from ..config import TextualInversionConfig
-from ..errors import DataError, ImageError
-from .backgrounds import Background
-from .folders import find_in_list, find_in_path
-from .found import FoundPicture, Wanted
-from .hub_datasets import load_hub_dataset
-from .images import open_image
-from .masks import check_mask_settings, choose_mask, encode_mask, open_mask
-from .segmentation import Segmenter
-from .tables import find_in_table
+from textual_inversion_ext.concept import ConceptSpec, HubDataset
+from textual_inversion_ext.config import TextualInversionConfig
+from textual_inversion_ext.data.pictures.backgrounds import Background
+from textual_inversion_ext.data.pictures.images import open_image
+from textual_inversion_ext.data.pictures.masks import check_mask_settings, choose_mask, encode_mask, open_mask
+from textual_inversion_ext.data.pictures.segmentation import Segmenter
+from textual_inversion_ext.data.sources.folders import find_in_list, find_in_path
+from textual_inversion_ext.data.sources.found import FoundPicture, Wanted
+from textual_inversion_ext.data.sources.hub_datasets import load_hub_dataset
+from textual_inversion_ext.data.sources.tables import find_in_table
+from textual_inversion_ext.errors import DataError, ImageError
 
 __all__ = ["Sample", "SkippedImage", "collect_samples", "make_segmenter", "training_data_digest"]
 
@@ -68,7 +68,7 @@ class Sample:
         """Decodes the picture, with its background replaced if that was asked for.
 
         Returns:
-            A new upright RGB picture; see `textual_inversion_ext.data.images.open_image`.
+            A new upright RGB picture; see `textual_inversion_ext.data.pictures.images.open_image`.
         """
         image = open_image(self.source, name=self.name)
         mask = self.open_mask() if self.background is not None else None

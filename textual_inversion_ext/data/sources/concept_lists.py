@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..concept import ConceptSpec
-from ..errors import ConceptError, DataError
-from .decoding import readable_extensions
-from .folders import is_noise, natural_order
-from .found import listed
-from .texts import read_text
+from textual_inversion_ext.concept import ConceptSpec
+from textual_inversion_ext.data.pictures.decoding import readable_extensions
+from textual_inversion_ext.data.sources.folders import is_noise, natural_order
+from textual_inversion_ext.data.sources.found import listed
+from textual_inversion_ext.data.sources.texts import read_text
+from textual_inversion_ext.errors import ConceptError, DataError
 
 __all__ = ["read_concepts"]
 

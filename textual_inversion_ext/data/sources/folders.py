@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
-from .beside import Beside, mask_column, masks_beside
-from .decoding import readable_extensions
-from .found import FoundPicture, Wanted, listed
+from textual_inversion_ext.data.pictures.decoding import readable_extensions
+from textual_inversion_ext.data.sources.beside import Beside, mask_column, masks_beside
+from textual_inversion_ext.data.sources.found import FoundPicture, Wanted, listed
+from textual_inversion_ext.errors import DataError
 
 __all__ = ["find_in_list", "find_in_path", "is_noise", "natural_order"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import TextualInversionConfig
+from textual_inversion_ext.config import TextualInversionConfig
 
 __all__ = ["FoundPicture", "Wanted", "listed"]
 

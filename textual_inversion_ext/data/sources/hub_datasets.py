@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..concept import HubDataset
-from ..errors import DataError, ImageError
+from textual_inversion_ext.concept import HubDataset
+from textual_inversion_ext.errors import DataError, ImageError
 
 __all__ = ["load_hub_dataset"]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..errors import DataError
-from .texts import read_text
+from textual_inversion_ext.data.sources.texts import read_text
+from textual_inversion_ext.errors import DataError
 
 __all__ = ["Metadata", "read_metadata"]
 

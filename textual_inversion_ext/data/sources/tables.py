@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError
-from .beside import masks_beside
-from .captions import CAPTION_COLUMNS, caption_column, clean_captions
-from .found import FoundPicture, Wanted
+from textual_inversion_ext.data.sources.beside import masks_beside
+from textual_inversion_ext.data.sources.captions import CAPTION_COLUMNS, caption_column, clean_captions
+from textual_inversion_ext.data.sources.found import FoundPicture, Wanted
+from textual_inversion_ext.errors import DataError
 
 if TYPE_CHECKING:
     import datasets

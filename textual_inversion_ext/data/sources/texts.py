@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
-from ..errors import DataError
+from textual_inversion_ext.errors import DataError
 
 __all__ = ["read_text"]
 

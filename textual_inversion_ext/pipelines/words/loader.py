@@ -21,14 +21,14 @@ from diffusers.loaders import TextualInversionLoaderMixin
 from textual_inversion_ext.concept import LearnedConcept
 from textual_inversion_ext.errors import ConceptError
 from textual_inversion_ext.files import save_concept
-from textual_inversion_ext.pipelines.blending import BlendMethod, blend_vectors
-from textual_inversion_ext.pipelines.concept_sources import ConceptSource, concepts_from
-from textual_inversion_ext.pipelines.loading_plan import apply, plan_loading
-from textual_inversion_ext.pipelines.operands import find_token, vectors_of
-from textual_inversion_ext.pipelines.prompts import convert_arguments, converted
-from textual_inversion_ext.pipelines.registry import loaded_concepts
-from textual_inversion_ext.pipelines.slots import chosen_slots, slots_of
-from textual_inversion_ext.pipelines.unloading import unload
+from textual_inversion_ext.pipelines.words.blending import BlendMethod, blend_vectors
+from textual_inversion_ext.pipelines.words.concept_sources import ConceptSource, concepts_from
+from textual_inversion_ext.pipelines.words.loading_plan import apply, plan_loading
+from textual_inversion_ext.pipelines.words.operands import find_token, vectors_of
+from textual_inversion_ext.pipelines.words.prompts import convert_arguments, converted
+from textual_inversion_ext.pipelines.words.registry import loaded_concepts
+from textual_inversion_ext.pipelines.words.slots import chosen_slots, slots_of
+from textual_inversion_ext.pipelines.words.unloading import unload
 
 PipelineT = TypeVar("PipelineT")
 
@@ -156,7 +156,7 @@ class ConceptLoaderMixin(TextualInversionLoaderMixin):
             second: Likewise; what t = 1 gives.
             t: Place between them, 0 to 1.
             token: Name of the new word.
-            method: "slerp" or "lerp"; `textual_inversion_ext.pipelines.blending.blend_vectors` has the rules.
+            method: "slerp" or "lerp"; `textual_inversion_ext.pipelines.words.blending.blend_vectors` has the rules.
 
         Returns:
             The new concept, which is loaded.

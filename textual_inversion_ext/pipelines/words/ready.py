@@ -11,7 +11,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 
-from textual_inversion_ext.pipelines.loader import ConceptLoaderMixin
+from textual_inversion_ext.pipelines.words.loader import ConceptLoaderMixin
 
 
 class ConceptStableDiffusionPipeline(ConceptLoaderMixin, StableDiffusionPipeline):

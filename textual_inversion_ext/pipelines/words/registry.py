@@ -14,7 +14,7 @@ from torch import Tensor
 
 from textual_inversion_ext.concept import LearnedConcept
 from textual_inversion_ext.embedding_table import table_of
-from textual_inversion_ext.pipelines.pooling import pool_at_end, pool_at_highest_id
+from textual_inversion_ext.pipelines.words.pooling import pool_at_end, pool_at_highest_id
 from textual_inversion_ext.records import EncoderSlot
 from textual_inversion_ext.vocabulary import added_words
 

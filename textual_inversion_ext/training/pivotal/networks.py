@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from textual_inversion_ext.pipelines.lora import LoraPart, save_lora
 from textual_inversion_ext.training.averages import clip_rows
-from textual_inversion_ext.training.lora import NetworkLora
+from textual_inversion_ext.training.pivotal.lora import NetworkLora
 from textual_inversion_ext.training.schedule import RowSchedule
 
 

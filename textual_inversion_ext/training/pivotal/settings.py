@@ -12,8 +12,8 @@ from textual_inversion_ext.families.base import FamilyAdapter
 from textual_inversion_ext.parametrizations import UpdateSettings
 from textual_inversion_ext.pipelines.lora import lora_components
 from textual_inversion_ext.training.draws import seed_for
-from textual_inversion_ext.training.lora import NetworkLora
-from textual_inversion_ext.training.pivotal import Phases, PivotalNetworks
+from textual_inversion_ext.training.pivotal.lora import NetworkLora
+from textual_inversion_ext.training.pivotal.networks import Phases, PivotalNetworks
 from textual_inversion_ext.training.schedule import RowSchedule, effective_learning_rate
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from textual_inversion_ext.atomic import atomic_write
 from textual_inversion_ext.records import TrainingResult
 from textual_inversion_ext.training.callbacks import read_step_log
 from textual_inversion_ext.training.outputs import RunFolder
-from textual_inversion_ext.training.processes import Processes
+from textual_inversion_ext.training.processes.group import Processes
 
 
 def gathered(processes: Processes, result: TrainingResult, whole: RunFolder) -> TrainingResult:

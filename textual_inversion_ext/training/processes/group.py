@@ -15,7 +15,7 @@ from torch import Tensor
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import Distribution, TextualInversionConfig
 from textual_inversion_ext.errors import ConfigError, DistributedError
-from textual_inversion_ext.training.division import are_split, deal
+from textual_inversion_ext.training.processes.division import are_split, deal
 
 PATIENCE = timedelta(days=30)
 """How long a process waits for one that works: longer than any run. One that is gone is noticed at once."""

@@ -1,0 +1,1 @@
+"""Opening pictures and making them fit: colours, masks, backgrounds, crops, shapes."""

@@ -1,0 +1,1 @@
+"""The sentences that pictures are shown with: templates, captions, and how they are laid out."""

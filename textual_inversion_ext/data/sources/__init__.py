@@ -1,0 +1,1 @@
+"""Where pictures come from: folders, lists, data sets; their captions and masks; lists of concepts."""

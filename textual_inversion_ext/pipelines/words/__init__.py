@@ -1,0 +1,1 @@
+"""Loading learned words into diffusers pipelines, and using them there."""

@@ -1,0 +1,1 @@
+"""Pivotal tuning: a LoRA that trains beside the rows."""

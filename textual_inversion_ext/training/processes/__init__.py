@@ -1,0 +1,1 @@
+"""Several processes: what they share, who writes, and how they agree."""
