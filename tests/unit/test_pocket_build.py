@@ -16,7 +16,10 @@ from textual_inversion_ext import pocket
 from textual_inversion_ext.data.prompts.templates import PHOTO_TEMPLATES, STYLE_TEMPLATES
 from textual_inversion_ext.pocket import vocabulary as words
 from textual_inversion_ext.pocket.build import __main__ as command
+from textual_inversion_ext.pocket.build.clip import build_clip
+from textual_inversion_ext.pocket.build.continued import continue_clip
 from textual_inversion_ext.pocket.build.loop import Schedule, Training
+from textual_inversion_ext.pocket.build.tokenizer import build_tokenizer
 from textual_inversion_ext.pocket.characters import CHARACTERS
 
 
@@ -89,6 +92,19 @@ def test_the_export_loads_in_plain_diffusers(built: Path) -> None:
     assert pipeline("a red cat", num_inference_steps=2).images[0].size == (64, 64)
     tensors = itertools.chain.from_iterable(load_file(path).values() for path in built.rglob("*.safetensors"))
     assert {tensor.dtype for tensor in tensors} == {torch.float16}
+
+
+def test_going_on_from_earlier_weights_keeps_what_they_know() -> None:
+    tokenizer = build_tokenizer(["a photo of a cat on the beach with a zorbling"] * 5)
+    torch.manual_seed(0)
+    model = continue_clip(build_clip(tokenizer), tokenizer, pocket.WEIGHTS)
+    before, processor = pocket.load_clip()
+    old, new = before.state_dict(), model.state_dict()
+    rows = "text_model.embeddings.token_embedding.weight"
+    assert all(torch.equal(old[name], new[name]) for name in new if name != rows)
+    cat, unknown = (tokenizer.get_vocab()[word] for word in ("cat</w>", "zorbling</w>"))
+    assert torch.equal(new[rows][cat], old[rows][processor.tokenizer.get_vocab()["cat</w>"]])
+    assert (old[rows] - new[rows][unknown]).norm(dim=1).min() > 0.1
 
 
 def test_every_word_of_the_world_is_one_token(built: Path) -> None:

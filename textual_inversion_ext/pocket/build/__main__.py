@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTextModel, CLIPTo
 
 from textual_inversion_ext.data.prompts.templates import PHOTO_TEMPLATES, STYLE_TEMPLATES
 from textual_inversion_ext.pocket.build import clip, unet, vae
+from textual_inversion_ext.pocket.build.continued import continue_clip, earlier_unet, earlier_vae
 from textual_inversion_ext.pocket.build.dataset import RenderedWorld, rendered_world
 from textual_inversion_ext.pocket.build.loop import Schedule
 from textual_inversion_ext.pocket.build.tokenizer import build_tokenizer
@@ -41,9 +43,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--compile", action="store_true", help="run the denoiser through torch.compile (needs a C++ compiler)"
     )
     parser.add_argument("--pictures", type=int, default=PICTURES, help="training pictures to render, in steps of 500")
-    parser.add_argument("--clip_steps", type=int, default=clip.SCHEDULE.steps)
-    parser.add_argument("--vae_steps", type=int, default=vae.SCHEDULE.steps)
-    parser.add_argument("--unet_steps", type=int, default=unet.SCHEDULE.steps)
+    parser.add_argument(
+        "--start_from", type=Path, help="weights of an earlier build to go on from, in a world that has grown"
+    )
+    parser.add_argument("--clip_steps", type=int, help="other than the recipe's")
+    parser.add_argument("--vae_steps", type=int, help="other than the recipe's")
+    parser.add_argument("--unet_steps", type=int, help="other than the recipe's")
     return parser
 
 
@@ -71,40 +76,47 @@ class Build:
     def clip(self) -> CLIPModel:
         """Train CLIP, or go on training it."""
         torch.manual_seed(SEED)
-        schedule = _with_steps(clip.SCHEDULE, self.arguments.clip_steps)
-        model = clip.build_clip(self.tokenizer)
-        return clip.train_clip(model, self.tokenizer, self.world, self.ids, self.folder, self.device, schedule)
+        model, earlier = clip.build_clip(self.tokenizer), self.arguments.start_from
+        schedule, growth = clip.SCHEDULE, clip.GROWTH
+        if earlier is not None:
+            model, schedule, growth = continue_clip(model, self.tokenizer, earlier), clip.CONTINUED, 1
+        schedule = _with_steps(schedule, self.arguments.clip_steps)
+        return clip.train_clip(model, self.tokenizer, self.world, self.ids, self.folder, self.device, schedule, growth)
 
     def vae(self) -> AutoencoderKL:
-        """Train the VAE, or go on training it; its latents are scaled to unit variance."""
+        """Train the VAE, or go on training it, or take the earlier one."""
+        if self.arguments.start_from is not None:
+            return earlier_vae(self.arguments.start_from).to(self.device)
         torch.manual_seed(SEED + 1)
         schedule = _with_steps(vae.SCHEDULE, self.arguments.vae_steps)
         return vae.train_vae(vae.build_vae(), self.world, self.folder, self.device, schedule)
 
     def unet(self) -> tuple[AutoencoderKL, UNet2DConditionModel]:
         """Train the denoiser on what CLIP and the VAE have learned."""
+        earlier = self.arguments.start_from
         text_clip, autoencoder = self.clip(), self.vae()
         latents = self._latents(autoencoder)
-        autoencoder.register_to_config(scaling_factor=float(1.0 / latents.float().std()))
+        if earlier is None:  # latents are scaled to unit variance
+            autoencoder.register_to_config(scaling_factor=float(1.0 / latents.float().std()))
         latents = (latents.float() * autoencoder.config.scaling_factor).half()
         torch.manual_seed(SEED + 2)
-        schedule = _with_steps(unet.SCHEDULE, self.arguments.unet_steps)
-        empty = self.tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
+        going_on = {"batch": unet.CONTINUED_BATCH, "coarse_from": 0} if earlier else {}
         model = unet.train_unet(
-            unet.build_unet(),
+            earlier_unet(earlier) if earlier else unet.build_unet(),
             text_tower(text_clip),
             latents,
             self.ids,
-            empty,
+            self.tokenizer("", padding="max_length", return_tensors="pt").input_ids[0],
             self.folder,
             self.device,
-            schedule,
+            _with_steps(unet.CONTINUED if earlier else unet.SCHEDULE, self.arguments.unet_steps),
             compiled=self.arguments.compile,
+            **going_on,
         )
         return autoencoder, model
 
     def _latents(self, autoencoder: AutoencoderKL) -> torch.Tensor:
-        path = self.folder / f"latents-{self.arguments.vae_steps}.pt"
+        path = self.folder / f"latents-{self.arguments.vae_steps or vae.SCHEDULE.steps}.pt"
         if not path.exists():
             torch.save(vae.encode_world(autoencoder, self.world, self.device), path)
         return torch.load(path, weights_only=True)
@@ -152,15 +164,8 @@ def image_processor() -> CLIPImageProcessorPil:
     )
 
 
-def _with_steps(schedule: Schedule, steps: int) -> Schedule:
-    return Schedule(
-        steps,
-        schedule.learning_rate,
-        schedule.weight_decay,
-        schedule.averaging,
-        schedule.decay_share,
-        schedule.save_every,
-    )
+def _with_steps(schedule: Schedule, steps: int | None) -> Schedule:
+    return schedule if steps is None else replace(schedule, steps=steps)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from textual_inversion_ext.pocket.renderer import SIDE
 from textual_inversion_ext.pocket.vocabulary import SCENES, SUBJECTS
 
 SCHEDULE = Schedule(steps=6000, learning_rate=1e-3, weight_decay=0.1, averaging=0.999)
+CONTINUED = Schedule(steps=1500, learning_rate=6e-4, weight_decay=0.1, averaging=0.998, decay_share=0.4, save_every=100)
 BATCH = 256
 # Shares of the batches whose pictures all show one scene, and one subject in one scene; they grow from nothing over the
 # first steps, because towers that know nothing yet learn nothing from pairs that differ in little.
@@ -73,6 +74,7 @@ def train_clip(
     folder: Path,
     device: torch.device,
     schedule: Schedule = SCHEDULE,
+    growth: int = GROWTH,
 ) -> CLIPModel:
     """Train both towers contrastively (Radford et al. 2021, section 2.3).
 
@@ -87,6 +89,7 @@ def train_clip(
         folder: Where the checkpoint is kept.
         device: Device to train on.
         schedule: Steps and rates.
+        growth: Steps over which the shares of hard batches grow to their full size.
 
     Returns:
         The model with averaged weights.
@@ -99,7 +102,7 @@ def train_clip(
 
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng((1, step))
-        rows = batches.draw(rng, min(1.0, step / GROWTH))
+        rows = batches.draw(rng, min(1.0, step / growth))
         images, texts, same = _embedded(model, world, ids[..., :length], rows, rng, device)
         same |= batches.same_character(rows).to(device)
         with torch.autocast(device.type, torch.bfloat16):

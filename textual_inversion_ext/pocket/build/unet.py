@@ -14,7 +14,9 @@ from textual_inversion_ext.pocket.build.loop import Schedule, Training
 from textual_inversion_ext.pocket.build.vae import LATENT_CHANNELS
 
 SCHEDULE = Schedule(steps=20000, learning_rate=1e-3, weight_decay=0.01, averaging=0.9995)
+CONTINUED = Schedule(steps=5000, learning_rate=5e-4, weight_decay=0.01, averaging=0.999, decay_share=0.3)
 BATCH = 256
+CONTINUED_BATCH = 64
 CAPTION_DROPOUT = 0.1
 MIN_SNR_GAMMA = 5.0
 # Layout and tint are decided where next to no signal is left, by the coarsest averages of the latents; the plain mean
@@ -55,6 +57,8 @@ def train_unet(
     device: torch.device,
     schedule: Schedule = SCHEDULE,
     *,
+    batch: int = BATCH,
+    coarse_from: int = COARSE_FROM,
     compiled: bool = False,
 ) -> UNet2DConditionModel:
     """Train the denoiser on noise prediction (see `denoising_error`).
@@ -68,6 +72,8 @@ def train_unet(
         folder: Where the checkpoint is kept.
         device: Device to train on.
         schedule: Steps and rates.
+        batch: Latents a step.
+        coarse_from: Step from which the coarse error counts.
         compiled: Whether to run the denoiser through `torch.compile`.
 
     Returns:
@@ -82,13 +88,13 @@ def train_unet(
 
     def loss_of(step: int) -> Tensor:
         random = torch.Generator(device).manual_seed(step)
-        draw = partial(torch.rand, BATCH, generator=random, device=device)
+        draw = partial(torch.rand, batch, generator=random, device=device)
         rows = (draw() * latents.shape[1]).long()
         clean = latents[(draw() < 0.5).long(), rows].float()
         text = ids[rows, (draw() * ids.shape[1]).long()]
         text = torch.where(draw()[:, None] < CAPTION_DROPOUT, empty_ids, text)
         # Stratified timesteps: each batch covers the whole schedule, which steadies the loss.
-        timesteps = ((torch.arange(BATCH, device=device) + draw()) * (1000 / BATCH)).long().clamp(max=999)
+        timesteps = ((torch.arange(batch, device=device) + draw()) * (1000 / batch)).long().clamp(max=999)
         noise = torch.randn(clean.shape, generator=random, device=device)
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
         with torch.no_grad():
@@ -96,7 +102,7 @@ def train_unet(
         noised = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         with torch.autocast(device.type, torch.bfloat16):
             predicted = forward(noised.contiguous(memory_format=torch.channels_last), timesteps, states).sample.float()
-        return denoising_error(predicted - noise, (alpha / (1 - alpha)).flatten(), coarse=step >= COARSE_FROM)
+        return denoising_error(predicted - noise, (alpha / (1 - alpha)).flatten(), coarse=step >= coarse_from)
 
     training.run(loss_of)
     return training.use_average()
