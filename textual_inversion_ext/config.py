@@ -123,7 +123,8 @@ class TextualInversionConfig:
     # Where the rows start
     initialization: str = option(
         "auto",
-        "Where the rows start: words, phrase, file, mean, cross or images; auto: a path is a file, all else words.",
+        "Where the rows start: words, phrase, file, mean, cross or images; auto: a path is a file, all else words. A "
+        "concept of a list may have its own.",
     )
     initializer_noise: float | None = option(
         None, "Noise on the first rows, as a share of the vocabulary's spread; default: 0 (mean: 0.1).", least=0

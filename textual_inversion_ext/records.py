@@ -147,6 +147,8 @@ class TrainingResult:
         best_steps: token -> step of its lowest evaluation loss; only tokens that were evaluated.
         seconds: wall seconds of the training loop.
         stop_reasons: token -> why it stopped.
+        diverged: token -> step at which its numbers were no longer finite; its rows are those of the step before. Only
+            tokens with which this happened.
     """
 
     concepts: tuple[LearnedConcept, ...]
@@ -156,3 +158,4 @@ class TrainingResult:
     best_steps: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     stop_reasons: Mapping[str, str] = field(default_factory=dict)
+    diverged: Mapping[str, int] = field(default_factory=dict)

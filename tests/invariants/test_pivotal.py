@@ -34,7 +34,7 @@ from textual_inversion_ext.training.pivotal.settings import make_networks
 
 def with_lora(config: TextualInversionConfig, world_size: int = 1, **settings: Any) -> TinyRun:
     """A run of the bare step whose loop has just begun."""
-    run = tiny_run(world_size=world_size, **settings)
+    run = tiny_run(world_size=world_size, config=config, **settings)
     run.step.networks = make_networks(config, run.adapter, [9], world_size)
     run.done = 1  # the loop counts steps from 1
     return run
@@ -135,7 +135,7 @@ def one_update(run: TinyRun, gradient: float) -> None:
     """One update from gradients that are the same number everywhere."""
     assert run.step.networks is not None
     grads = {"clip_l": torch.ones(2, 16), "unet": torch.full_like(weights(run), gradient)}
-    run.step._update((0,), grads, torch.ones(1), torch.full((2,), 0.1), torch.ones(2, dtype=torch.bool), step=3)
+    run.step._update((0,), grads, torch.ones(1), torch.full((2,), 0.1), torch.ones(2, dtype=torch.bool))
 
 
 def test_a_gradient_of_the_lora_that_is_not_finite_holds_back_the_word_too() -> None:
@@ -143,9 +143,12 @@ def test_a_gradient_of_the_lora_that_is_not_finite_holds_back_the_word_too() -> 
     rows, lora = run.rows, weights(run)
     one_update(run, math.inf)
     assert torch.equal(run.rows, rows) and torch.equal(weights(run), lora)
-    assert run.step.first_bad_step.tolist() == [3] and run.step.age.tolist() == [0, 0]
+    assert run.step.diverged() == {0: 1} and run.step.age.tolist() == [0, 0]
     one_update(run, 1.0)
-    assert not torch.equal(run.rows, rows) and not torch.equal(weights(run), lora)
+    assert torch.equal(run.rows, rows) and torch.equal(weights(run), lora), "neither moves again"
+    good = with_lora(TextualInversionConfig(lora_rank=2))
+    one_update(good, 1.0)
+    assert not torch.equal(good.rows, rows) and not torch.equal(weights(good), lora)
 
 
 def test_the_gradient_of_a_network_is_clipped_as_a_row_is() -> None:
@@ -153,6 +156,34 @@ def test_the_gradient_of_a_network_is_clipped_as_a_row_is() -> None:
     one_update(clipped, 10.0)
     moment = clipped.step.state_dict()["networks.loras.unet.optimizer.exp_avg"]
     torch.testing.assert_close(moment.norm(), torch.tensor(0.1 * 0.5))
+
+
+@pytest.mark.parametrize("more", [{}, {"lora_text_encoder_rank": 2}, {"initial_l2_weight": 1.0}], ids=str)
+def test_rows_that_stay_are_not_differentiated_and_the_lora_does_not_notice(more: dict[str, Any]) -> None:
+    """Beside a word that is at rest by its phase, and one that is differentiated but moves by nothing."""
+    differentiated: list[bool] = []
+
+    def watch(module: Any, inputs: Any, output: Any) -> None:
+        differentiated.append(output[0].requires_grad)
+
+    loras = []
+    for phase in ({"train_text_encoder_ti_frac": 2 / 9}, {}):
+        run = with_lora(
+            TextualInversionConfig(lora_rank=2, lora_learning_rate=1e-2, text_encoder_lr=1e-2, **phase, **more)
+        )
+        networks = run.step.networks
+        assert networks is not None
+        differentiated.clear()
+        handle = run.adapter.slots[0].text_encoder.register_forward_hook(watch)
+        with networks.attached():
+            run.steps(2)
+            run.steps(3, lr=0.0)
+        handle.remove()
+        loras.append((run.rows, weights(run)))
+        expected = [True] * 5 if more or not phase else [True, True, False, False, False]
+        assert differentiated == expected
+    for ours, theirs in zip(*loras, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_a_lora_that_blows_up_is_not_saved(tmp_path: Path) -> None:

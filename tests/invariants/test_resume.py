@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 
 from tests.runs import rows_of, start_cli, train_flags, wait_until
 from tests.tiny import tiny_images, tiny_pipeline
+from tests.tiny_clip import tiny_twin
 from textual_inversion_ext import ConceptSpec, OutputFolderError, TextualInversionConfig, TextualInversionTrainer
 from textual_inversion_ext.cli.main import main
+from textual_inversion_ext.families import adapter_for
 from textual_inversion_ext.training.callbacks import Callback, Run, read_step_log
 
 # Long enough to be caught in the middle by a process that watches from outside.
@@ -112,6 +115,44 @@ def test_latest_without_a_checkpoint_starts_from_the_beginning(uninterrupted: Pa
 def test_other_settings_are_mentioned(uninterrupted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     session(tmp_path / "out", resume_from_checkpoint=str(uninterrupted / "checkpoint-3"), learning_rate=0.1).train()
     assert "learning_rate was 0.005 and is now 0.1" in caplog.text
+
+
+def from_pictures(out: Path, clip: Path, *callbacks: Callback, **settings: Any) -> None:
+    concepts = [ConceptSpec("<a>", tiny_images(3), "cat"), ConceptSpec("<b>", tiny_images(2, seed=1), "dog")]
+    config = TextualInversionConfig(
+        **{
+            **{"output_dir": out, "max_train_steps": 5, "train_batch_size": 2, "checkpointing_steps": 2},
+            **{"initialization": "images", "clip_model": str(clip), "clip_init_steps": 3, **settings},
+        }
+    )
+    TextualInversionTrainer(config, concepts, pipeline=tiny_pipeline(), callbacks=callbacks).train()
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_resumed_run_needs_nothing_that_rows_started_from(
+    weight: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The search through CLIP is not repeated, even where rows are pulled to what it found."""
+    clip = tmp_path / "clip"
+    for part in tiny_twin(adapter_for(tiny_pipeline()).slots[0]):
+        part.save_pretrained(clip)
+    settings = {"initial_l2_weight": weight}
+    with caplog.at_level(logging.INFO):
+        from_pictures(tmp_path / "whole", clip, **settings)
+        assert caplog.text.count("start from the pictures") == 2
+        with pytest.raises(Stop):
+            from_pictures(tmp_path / "out", clip, StopAfter(3), **settings)
+        if weight == 0:  # what is pulled to its start from now on must know where that was
+            shutil.copytree(tmp_path / "out", tmp_path / "pulled")
+            caplog.clear()
+            from_pictures(tmp_path / "pulled", clip, resume_from_checkpoint="latest", initial_l2_weight=1.0)
+            assert caplog.text.count("start from the pictures") == 2
+        shutil.rmtree(clip)
+        caplog.clear()
+        from_pictures(tmp_path / "out", clip, resume_from_checkpoint="latest", **settings)
+    assert "start from" not in caplog.text
+    for name in "ab":
+        assert rows_of(tmp_path / "out" / name).equal(rows_of(tmp_path / "whole" / name))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from itertools import pairwise
 
@@ -148,9 +149,30 @@ def test_a_bad_picture_stops_only_its_own_concept() -> None:
     losses = torch.stack([log.loss for log in run.logs])
     finite = torch.stack([log.finite for log in run.logs])
     assert finite[:, 0].all() and torch.equal(finite[:, 1], losses[:, 1].isfinite()) and not finite[:, 1].all()
-    first = 2 + int((~finite[:, 1]).nonzero()[0])
-    assert run.step.first_bad_step.tolist() == [-1, first]
-    assert run.step.age.tolist() == [7, 7, 2 + int(finite[:, 1].sum())]
+    first = 3 + int((~finite[:, 1]).nonzero()[0])
+    assert run.step.first_bad_step.tolist() == [-1, first] and run.step.diverged() == {1: first}
+    assert run.step.age.tolist() == [7, 7, first - 1] and finite[first - 3 :, 1].any(), "it never moves again"
+
+
+@pytest.mark.parametrize("parametrization", ["free", "directional"])
+def test_rows_beyond_float32_stay_where_they_were(parametrization: str) -> None:
+    """A finite gradient and an absurd learning rate of one concept: all of its rows and ages keep every bit."""
+    config = TextualInversionConfig(parametrization=parametrization, ema_decay=0.9)
+    run, calm = tiny_run([CORGI, CLOCK], config=config), tiny_run([CORGI, CLOCK], config=config)
+    run.steps(1)
+    calm.steps(1)
+    before = {name: value.clone() for name, value in run.step.state_dict().items() if "clip_l" in name}
+    lr = torch.tensor([math.nan, 1e-2, 1e-2])  # of one row of the first concept
+    (draws,), everything = run.draws.draw((0, 1), [1, 1]), torch.ones(3, dtype=torch.bool)
+    with run.adapter.attached():
+        assert run.step([draws], lr, everything, 2).finite.all()
+    calm.steps(1)
+    assert run.step.diverged() == {0: 2} and run.rows.isfinite().all()
+    after, expected = run.step.state_dict(), calm.step.state_dict()
+    for name, value in before.items():
+        if "optimizer" not in name:
+            assert after[name][:2].equal(value[:2]), name
+        assert after[name][2].equal(expected[name][2]), name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 import torch
@@ -12,7 +12,7 @@ from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.data.sources.collect import Sample
 from textual_inversion_ext.errors import ConfigError
-from textual_inversion_ext.initializers.base import ClipLoader, Initializer, InitializerContext
+from textual_inversion_ext.initializers.base import ClipLoader, Initializer, InitializerContext, rows_of_ids
 from textual_inversion_ext.initializers.cross import CrossInitializer
 from textual_inversion_ext.initializers.file import FileInitializer
 from textual_inversion_ext.initializers.images import ImagesInitializer
@@ -37,6 +37,7 @@ __all__ = [
     "WordsInitializer",
     "first_rows",
     "initial_rows",
+    "initializer_of",
     "resolve",
 ]
 
@@ -74,18 +75,34 @@ def resolve(concept: ConceptSpec, initialization: str = AUTO) -> Initializer:
     return INITIALIZERS[initialization]()
 
 
+def initializer_of(concept: ConceptSpec, config: TextualInversionConfig) -> Initializer:
+    """The initializer of a concept of a run.
+
+    Args:
+        concept: what is to be learned; its own ``initialization`` wins.
+        config: the run's settings.
+
+    Returns:
+        The initializer.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    return resolve(concept, config.initialization if concept.initialization is None else concept.initialization)
+
+
 def initial_rows(concept: ConceptSpec, slot: EncoderSlot, context: InitializerContext) -> Tensor:
     """Where the rows of a concept start in one text encoder.
 
     Args:
-        concept: what is to be learned.
+        concept: what is to be learned; its own ``initialization`` wins over the setting.
         slot: the text encoder; only read.
         context: settings (``initialization``, ``initializer_noise``, the seed), the concept's pictures, models.
 
     Returns:
         (num_vectors, dim) float32 on the CPU, an independent copy.
     """
-    initializer = resolve(concept, context.config.initialization)
+    initializer = initializer_of(concept, context.config)
     rows = initializer(concept, slot, context)
     asked = context.config.initializer_noise
     scale = initializer.noise if asked is None else asked
@@ -99,6 +116,7 @@ def first_rows(
     concepts: Sequence[ConceptSpec],
     slots: Sequence[EncoderSlot],
     samples: Sequence[Sample],
+    continued: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Where the rows of all concepts of a run start in all of its text encoders.
 
@@ -107,6 +125,8 @@ def first_rows(
         concepts: what the run learns.
         slots: the text encoders.
         samples: the pictures of all concepts.
+        continued: tokens of concepts whose rows come from a checkpoint: nothing is searched, read or looked up for
+            them, and what is handed back only has the right shape.
 
     Returns:
         Encoder key -> (N, dim) float32 on the CPU, concept after concept.
@@ -117,5 +137,11 @@ def first_rows(
         InitializerContext(config, [sample for sample in samples if sample.concept == place], load)
         for place in range(len(concepts))
     ]
+
+    def rows(spec: ConceptSpec, slot: EncoderSlot, context: InitializerContext) -> Tensor:
+        if spec.placeholder_token in continued:
+            return rows_of_ids(slot, [0] * spec.num_vectors)
+        return initial_rows(spec, slot, context)
+
     pairs = list(zip(concepts, contexts, strict=True))
-    return {slot.key: torch.cat([initial_rows(spec, slot, context) for spec, context in pairs]) for slot in slots}
+    return {slot.key: torch.cat([rows(spec, slot, context) for spec, context in pairs]) for slot in slots}

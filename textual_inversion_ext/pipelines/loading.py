@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -99,20 +100,26 @@ def load_clip(name_or_path: str | Path) -> tuple[Any, Any]:
         raise ModelError(f"Cannot load the CLIP model {name!r}: {_first_lines(error)}") from error
 
 
-def documented_sampling(name_or_path: str | Path) -> tuple[int, float]:
+def documented_sampling(name_or_path: str | Path, pipeline: DiffusionPipeline | None = None) -> tuple[int, float]:
     """How a model is sampled where the user does not say.
 
     Args:
         name_or_path: As for `load_pipeline`.
+        pipeline: The loaded model.
 
     Returns:
-        Denoising steps and guidance scale: those of the built-in world for "pocket", else diffusers' defaults.
+        Denoising steps and guidance scale: those of the built-in world for "pocket", else the defaults of diffusers'
+        pipeline class (7.5 for Stable Diffusion, 5.0 for Stable Diffusion XL); without a pipeline the former.
     """
     if str(name_or_path) == "pocket":
         from textual_inversion_ext.pocket import GUIDANCE_SCALE, NUM_INFERENCE_STEPS
 
         return NUM_INFERENCE_STEPS, GUIDANCE_SCALE
-    return 50, 7.5
+    told = {} if pipeline is None else inspect.signature(type(pipeline).__call__).parameters
+    steps, guidance = (
+        told[name].default if name in told else None for name in ("num_inference_steps", "guidance_scale")
+    )
+    return (steps if isinstance(steps, int) else 50, float(guidance) if isinstance(guidance, int | float) else 7.5)
 
 
 def save_full_pipeline(

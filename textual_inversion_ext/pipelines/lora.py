@@ -17,6 +17,7 @@ from torch import Tensor
 
 from textual_inversion_ext.atomic import atomic_write
 from textual_inversion_ext.errors import EmbeddingFileError, ModelError
+from textual_inversion_ext.files.places import parse_hub
 
 LORA_FILE = LORA_WEIGHT_NAME_SAFE
 """File name that diffusers' ``load_lora_weights(folder)`` looks for: ``pytorch_lora_weights.safetensors``."""
@@ -105,6 +106,27 @@ def lora_beside(place: Path) -> Path | None:
         return None
     candidate = place.with_name(place.name.replace(_WORD_STEM, _LORA_STEM, 1))
     return candidate if candidate.is_file() else None
+
+
+def lora_on_hub(place: str) -> Path | None:
+    """Find the LoRA that was published together with a word.
+
+    Args:
+        place: A repository of the Hub, ``user/name`` or its address.
+
+    Returns:
+        ``pytorch_lora_weights.safetensors`` in the Hub's cache, or None where the repository has none.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    hub = parse_hub(place)
+    if hub is None or hub.path:  # One file of a repository stands for the word alone.
+        return None
+    try:
+        return Path(hf_hub_download(hub.repo_id, LORA_FILE, revision=hub.revision))
+    except EntryNotFoundError:
+        return None
 
 
 def load_loras(pipeline: Any, files: Sequence[Path], scale: float = 1.0) -> None:

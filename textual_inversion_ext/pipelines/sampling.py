@@ -17,6 +17,7 @@ from textual_inversion_ext.concept import LearnedConcept
 from textual_inversion_ext.errors import ConceptError, ConfigError, EmbeddingFileError
 from textual_inversion_ext.families import adapter_for
 from textual_inversion_ext.families.base import FamilyAdapter
+from textual_inversion_ext.pipelines.words.pooling import recorded_pooling
 from textual_inversion_ext.records import Conditioning
 from textual_inversion_ext.tokens import PromptEncoder
 
@@ -57,7 +58,8 @@ def sample(
     """Make one picture per prompt and seed.
 
     The pipeline is left as it was: no token is added to its tokenizer, no row to its text encoder. Words in any
-    letter case and words that contain one another work (plain diffusers mishandles both).
+    letter case and words that contain one another work (plain diffusers mishandles both). Prompts are pooled as in
+    training.
 
     Args:
         pipeline: A loaded pipeline of a supported family, on its device.
@@ -74,6 +76,7 @@ def sample(
         EmbeddingFileError: A concept was learned for another kind of model.
     """
     adapter = adapter_for(pipeline)
+    adapter.pooling = recorded_pooling(concepts)
     rows = stack_rows(adapter, concepts)
     encoders = word_encoders(adapter, concepts)
     with adapter.attached():

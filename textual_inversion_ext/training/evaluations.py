@@ -28,8 +28,8 @@ class Evaluations:
 
     A concept is evaluated whenever it has done a multiple of ``eval_steps`` steps, and after its last one, on a batch
     that is always the same (``DrawSource.fixed``), with the step's own prediction and loss (regularizers left out).
-    Evaluating draws from no generator that training uses and changes no row, bit for bit. Reading the losses is the one
-    place, beside the log, where the host waits for the device. With the built-in model on one CPU core, batches of 8
+    Evaluating draws from no generator that training uses and changes no row, bit for bit. Reading the losses makes the
+    host wait for the device, as the log does. With the built-in model on one CPU core, batches of 8
     and evaluations of 4, an evaluation takes 0.4 of a step; larger denoisers come nearer to the 4 of 24 forward passes
     that it is.
 
@@ -79,7 +79,10 @@ class Evaluations:
         if not due:
             return False
         losses, rows, stopped = self._evaluate(due), self.workshop.step.exported(), False
+        diverged = self.workshop.step.diverged()
         for place, loss in zip(due, losses, strict=True):
+            if place in diverged:  # its rows are those of an earlier step, and it is to leave
+                continue
             self.progress.evaluated[place].append((done[place], loss))
             count = len(self.progress.evaluated[place])
             if self._has_grown(place):

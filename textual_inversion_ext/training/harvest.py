@@ -122,6 +122,10 @@ class Harvest:
         by_epochs = self.config.max_train_steps is None and self.config.num_train_epochs is not None
         planned = "num_train_epochs" if by_epochs else "max_train_steps"
         best = dict(zip(tokens, evaluations.kept.steps[:, 0].tolist(), strict=True))
+        diverged = self.workshop.step.diverged()
+        reasons = [evaluations.stop_reason(place) or planned for place in range(len(tokens))]
+        for place, step in diverged.items():
+            reasons[place] = f"diverged at step {step}"
         return TrainingResult(
             concepts=self.final(self.now(progress.done)),
             losses={token: tuple(line["loss"][token] for line in log if token in line["loss"]) for token in tokens},
@@ -129,7 +133,8 @@ class Harvest:
             steps=dict(zip(tokens, progress.done, strict=True)),
             best_steps={token: step for token, step in best.items() if step >= 0},
             seconds=progress.seconds,
-            stop_reasons={token: evaluations.stop_reason(place) or planned for place, token in enumerate(tokens)},
+            stop_reasons=dict(zip(tokens, reasons, strict=True)),
+            diverged={tokens[place]: step for place, step in diverged.items()},
         )
 
     def _kept(self, place: int, level: int) -> LearnedConcept | None:

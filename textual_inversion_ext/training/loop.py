@@ -9,9 +9,10 @@ from pathlib import Path
 
 from textual_inversion_ext.concept import ConceptSpec, LearnedConcept
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.errors import TrainingDiverged, TrainingInterrupted
+from textual_inversion_ext.errors import TrainingInterrupted
 from textual_inversion_ext.records import TrainingResult
 from textual_inversion_ext.training.callbacks import Callback, ProgressBar, Run, StepLogFile, read_step_log
+from textual_inversion_ext.training.divergence import LOOK_STEPS, divergence_error, good_steps, let_go, stay_away
 from textual_inversion_ext.training.evaluations import Evaluations
 from textual_inversion_ext.training.harvest import Harvest
 from textual_inversion_ext.training.interrupt import InterruptGuard
@@ -24,6 +25,7 @@ from textual_inversion_ext.training.queue import active_concepts, remaining_step
 from textual_inversion_ext.training.setup import Workshop
 from textual_inversion_ext.training.state import Part, Progress, load_tensors, save_checkpoint, trajectory
 from textual_inversion_ext.training.trackers import Trackers
+from textual_inversion_ext.training.writing import write_beside, write_concept, write_image_words
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ class Loop:
         own += [Previews()] if config.validation_prompt else []
         logs: list[Callback] = [StepLogFile()] if processes.writes else []
         self.callbacks = (*own, *callbacks) if processes.is_main else tuple(logs)
-        self._last_good: tuple[LearnedConcept, ...] = ()
+        self._alone = len(processes.concepts) == 1
 
     def begin(self, checkpoint: Path | None) -> None:
         """Load the checkpoint and say what deserves a notice; writes nothing.
@@ -80,6 +82,7 @@ class Loop:
             self.meter.loss_sum.copy_(tensors.pop("loss_sum"))
             self.evaluations.resume(tensors, self.progress, checkpoint)
             load_tensors(self.workshop.step, tensors, checkpoint)
+            stay_away(self.workshop.step, self.progress.done, self.evaluations.totals)
             logger.info("Resuming from %s, step %d.", checkpoint, self.progress.step)
             for sentence in changed:
                 logger.warning("notice: %s; the rows will differ from those of an uninterrupted run.", sentence)
@@ -100,10 +103,10 @@ class Loop:
         """Train until every concept is finished, then save.
 
         Raises:
+            TrainingDiverged: The run's only concept has diverged.
             TrainingInterrupted: Ctrl-C.
         """
         self.meter.start(self.progress)
-        self._check_finite()
         with ExitStack() as stack:
             guard = stack.enter_context(InterruptGuard())
             stack.enter_context(self.workshop.adapter.attached())
@@ -132,7 +135,7 @@ class Loop:
             may_move = workshop.activation.mask(progress.done)
             log = workshop.step(micro_batches, workshop.rates(workshop.step.age), may_move, progress.step + 1)
             self.meter.count(progress, active, log.loss)
-            if self.evaluations(active):
+            if self.evaluations(active) | (progress.step % LOOK_STEPS == 0 and self._let_go()):
                 self.view = replace(self.view, total_steps=self._total_steps())
             if progress.step % config.logging_steps == 0:
                 self._log()
@@ -140,7 +143,12 @@ class Loop:
                 callback.on_step(self.view)
             if progress.step % config.checkpointing_steps == 0 or progress.step % config.save_steps == 0:
                 self._save(final=False)
+        self._let_go()
         return False
+
+    def _let_go(self) -> bool:
+        """Let go of concepts that have diverged, unless there is only one: that ends the run, at the next log."""
+        return not self._alone and let_go(self.workshop.step, self.tokens, self.progress, self.evaluations.totals)
 
     def _total_steps(self) -> int:
         """Optimizer steps of the whole run, as far as one knows: a concept may still stop early."""
@@ -148,7 +156,10 @@ class Loop:
         return self.progress.step + ahead
 
     def _log(self) -> None:
-        """Hand means since the last log to the callbacks. The host waits for the device here, and at evaluations."""
+        """Hand means since the last log to the callbacks.
+
+        The host waits for the device here, at evaluations, and where ``LOOK_STEPS`` says.
+        """
         self._check_finite()
         clocks = zip(self.tokens, self.progress.done, self.progress.counts, strict=True)
         evaluated = {
@@ -165,28 +176,16 @@ class Loop:
         callback.on_end(self.view)  # the newest one, which was not there when the session began
 
     def _check_finite(self) -> None:
-        """Stop if a loss, a gradient or a row is not finite; else remember the rows as good.
+        """End the run if its only concept has diverged. The host waits for the device here.
 
         Raises:
-            TrainingDiverged: Saying which, when, and what to try.
+            TrainingDiverged: Saying when, and what to try.
         """
-        first_bad = dict(zip(self.tokens, self.workshop.step.first_bad_step.tolist(), strict=True))
-        bad = {token: step for token, step in first_bad.items() if step >= 0}
-        if all(bool(rows.isfinite().all()) for rows in self.workshop.step.rows().values()):
-            self._last_good = self.learned()  # A step that is not finite moves no row, so these are good in any case.
-        elif not bad:
-            bad = dict.fromkeys(self.tokens, self.progress.step)
-        if not bad:
+        if not self._alone or not (diverged := self.workshop.step.diverged()):
             return
         if self.processes.writes:
             self._write_final()
-        where = ", ".join(f"{token} at step {step}" for token, step in bad.items())
-        precision = self.config.mixed_precision
-        cure = "--mixed_precision no" if precision != "no" else "check that the model makes good pictures as it is"
-        raise TrainingDiverged(
-            f"The loss, its gradient or the rows became NaN or infinite: {where}. The last good rows are saved in"
-            f" {self.folder.path}. Try a lower --learning_rate (it is {self.config.learning_rate}), or {cure}."
-        )
+        raise divergence_error(self.config, self.folder.path, {self.tokens[0]: diverged[0]}, 1)
 
     def _save(self, final: bool) -> None:
         """Write the checkpoint and the embedding files that are due."""
@@ -201,8 +200,8 @@ class Loop:
         if final:
             self._write_final()
         elif step % config.save_steps == 0:
-            for concept in self._last_good:
-                self.folder.write_concept(concept, step)
+            for concept in self.learned():
+                write_concept(self.folder, concept, step)
             self._write_lora(step)
 
     def _state(self) -> Part:
@@ -213,12 +212,12 @@ class Loop:
 
     def _write_final(self) -> None:
         """Write the final files, and beside them the rows that were best at other times."""
-        last = self._last_good
+        last = self.learned()
         for place, concept in enumerate(self.harvest.final(last)):
-            self.folder.write_concept(concept)
+            write_concept(self.folder, concept)
             if self.config.keep_per_image_tokens:
-                self.folder.write_image_words(self.tokens[place], self.harvest.image_words(place, concept))
-            self.folder.write_beside(self.tokens[place], self.harvest.beside(place, last[place]))
+                write_image_words(self.folder, self.tokens[place], self.harvest.image_words(place, concept))
+            write_beside(self.folder, self.tokens[place], self.harvest.beside(place, last[place]))
             self.evaluations.mention_best(place, concept.metadata["steps"])
         self._write_lora()
 
@@ -227,7 +226,7 @@ class Loop:
         networks = self.workshop.step.networks
         if networks is None:
             return
-        for concept in self._last_good:  # there is one only
+        for concept in self.learned():  # there is one only
             networks.save(self.folder.lora_file(step), {"token": concept.token, **concept.metadata})
 
     def learned(self) -> tuple[LearnedConcept, ...]:
@@ -236,7 +235,7 @@ class Loop:
         Returns:
             One per concept, on the CPU.
         """
-        return self.harvest.now(self.progress.done)
+        return self.harvest.now(good_steps(self.workshop.step, self.progress.done))
 
     def result(self) -> TrainingResult:
         """What ``train`` returns; losses are those of the step log, earlier sessions included.

@@ -36,7 +36,7 @@ class Meter:
             progress: How far the run is.
         """
         self._clock = time.perf_counter() - progress.seconds
-        self._last = (progress.seconds, sum(progress.done))
+        self._last, self._visits = progress.seconds, 0
 
     def tick(self, progress: Progress) -> None:
         """Write the seconds of training so far into the progress.
@@ -58,6 +58,7 @@ class Meter:
             self._index = {active: torch.tensor(active, device=self.loss_sum.device)}
         self.loss_sum.index_add_(0, self._index[active], loss)
         progress.step += 1
+        self._visits += len(active)
         for place in active:
             progress.done[place] += 1
             progress.counts[place] += 1
@@ -81,9 +82,9 @@ class Meter:
             rates = [rate * workshop.step.networks.phases.row_rate(progress.step) for rate in rates]
         norms = next(iter(workshop.step.rows().values())).norm(dim=1).tolist()
         self.tick(progress)
-        seconds, done = self._last
-        pictures = (sum(progress.done) - done) * workshop.draws.global_batch
-        seen = [place for place, count in enumerate(progress.counts) if count]
+        pictures = self._visits * workshop.draws.global_batch
+        diverged = workshop.step.diverged()
+        seen = [place for place, count in enumerate(progress.counts) if count and place not in diverged]
         entry = LogEntry(
             step=progress.step,
             loss={tokens[place]: means[place] / progress.counts[place] for place in seen},
@@ -91,9 +92,9 @@ class Meter:
             lr={tokens[place]: rates[workshop.rows[place].start] for place in seen},
             row_norms={tokens[place]: [norms[row] for row in workshop.rows[place]] for place in seen},
             seconds=progress.seconds,
-            samples_per_second=pictures / max(progress.seconds - seconds, 1e-9),
+            samples_per_second=pictures / max(progress.seconds - self._last, 1e-9),
         )
-        self._last = (progress.seconds, sum(progress.done))
+        self._last, self._visits = progress.seconds, 0
         progress.counts[:] = [0] * len(progress.counts)
         self.loss_sum.zero_()
         return entry

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
-from textual_inversion_ext.atomic import atomic_write
-from textual_inversion_ext.concept import ConceptSpec, LearnedConcept, file_stem
+from textual_inversion_ext.concept import ConceptSpec, file_stem
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.errors import ConfigError, OutputFolderError, StorageError
-from textual_inversion_ext.files import TARGETS, save_concept
 from textual_inversion_ext.pipelines.lora import LORA_FILE
 from textual_inversion_ext.run_file import load_run, save_run
 from textual_inversion_ext.training.state import PART, checkpoints_in, trajectory
@@ -25,22 +20,8 @@ STEP_LOG = "steps.jsonl"
 DIFFUSERS_FILE = "learned_embeds.safetensors"
 """File name that diffusers' ``load_textual_inversion(folder)`` looks for."""
 
-
 PER_IMAGE = "per_image"
 """Folder of the words of single pictures, beside their concept."""
-
-
-def written_for(concept: LearnedConcept) -> tuple[str, ...]:
-    """The tools that a run writes a concept for.
-
-    Args:
-        concept: The concept.
-
-    Returns:
-        Keys of ``TARGETS``.
-    """
-    # Other interfaces have no place for a word of Stable Diffusion XL that only the second text encoder knows.
-    return ("diffusers", "webui") if TARGETS["webui"].takes(concept) else ("diffusers",)
 
 
 class RunFolder:
@@ -98,6 +79,17 @@ class RunFolder:
     def checkpoints(self) -> list[Path]:
         """The checkpoints that exist, oldest first."""
         return checkpoints_in(self._home)
+
+    def concept_folder(self, token: str) -> Path:
+        """Where the files of a concept lie.
+
+        Args:
+            token: The concept's placeholder token.
+
+        Returns:
+            The folder of the run, or the concept's own one in it.
+        """
+        return self._folder_of[token]
 
     def embedding_file(self, token: str) -> Path:
         """Where the final diffusers file of a concept lies.
@@ -194,82 +186,6 @@ class RunFolder:
             own = dataclasses.replace(config, output_dir=TextualInversionConfig.output_dir)
             save_run(self._folder_of[concept.placeholder_token] / self.config_file.name, own, [concept])
 
-    def write_concept(self, concept: LearnedConcept, step: int | None = None) -> tuple[Path, ...]:
-        """Write a concept's embedding files.
-
-        Args:
-            concept: The concept.
-            step: Optimizer step of a snapshot, or None for the final files.
-
-        Returns:
-            The files written: for diffusers (one per text encoder), and for the final files also the one for other
-            interfaces, if they have a place for the text encoders that learned.
-
-        Raises:
-            StorageError: The files cannot be written.
-        """
-        folder = self._folder_of[concept.token]
-        if step is not None:
-            snapshot = folder / f"learned_embeds-steps-{step}.safetensors"
-            return save_concept(concept, snapshot, "diffusers")
-        names = {"diffusers": DIFFUSERS_FILE, "webui": f"{concept.name}.safetensors"}
-        files = [save_concept(concept, folder / names[target], target) for target in written_for(concept)]
-        return tuple(file for written in files for file in written)
-
-    def write_beside(self, token: str, others: Mapping[str, LearnedConcept]) -> tuple[Path, ...]:
-        """Write rows of other steps beside a concept's final files, and remove those of an earlier session.
-
-        Args:
-            token: The concept's placeholder token.
-            others: "last", "best" or "best-of-160" -> the concept with those rows.
-
-        Returns:
-            The files written, for diffusers: ``learned_embeds-best.safetensors`` and so on.
-
-        Raises:
-            StorageError: The files cannot be written.
-        """
-        folder = self._folder_of[token]
-        for name in ("last", "best", "best-of-*"):
-            for old in folder.glob(f"learned_embeds*-{name}.safetensors"):
-                old.unlink(missing_ok=True)
-        files = [
-            save_concept(concept, folder / f"learned_embeds-{label}.safetensors", "diffusers")
-            for label, concept in others.items()
-        ]
-        return tuple(file for written in files for file in written)
-
-    def write_image_words(self, token: str, words: Sequence[LearnedConcept]) -> tuple[Path, ...]:
-        """Write the words of a concept's single pictures: ``per_image/corgi-1/learned_embeds.safetensors`` and so on.
-
-        Args:
-            token: The concept's placeholder token.
-            words: One for each picture.
-
-        Returns:
-            The files written, for diffusers.
-
-        Raises:
-            StorageError: The files cannot be written.
-        """
-        home = self._folder_of[token] / PER_IMAGE
-        files = [save_concept(word, home / word.name / DIFFUSERS_FILE, "diffusers") for word in words]
-        return tuple(file for written in files for file in written)
-
-    def write_picture(self, picture: Image.Image, file: Path) -> None:
-        """Write a picture as PNG.
-
-        Args:
-            picture: The picture.
-            file: Where it goes.
-
-        Raises:
-            StorageError: The file cannot be written.
-        """
-        data = io.BytesIO()
-        picture.save(data, "PNG")
-        atomic_write(file, data.getvalue())
-
     def prune_checkpoints(self, limit: int | None) -> None:
         """Remove the oldest checkpoints.
 
@@ -336,11 +252,7 @@ def _clear_progress(home: Path) -> None:
 
 
 def _clear_image_words(home: Path) -> None:
-    """Remove the words of single pictures, and their folders where nothing else is in them.
-
-    Args:
-        home: The folder of them; may be missing.
-    """
+    """Remove the words of single pictures, and their folders where nothing else is in them."""
     for folder in [*home.glob("*/"), home]:
         for file in folder.glob("learned_embeds*.safetensors"):
             file.unlink()

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.errors import CheckpointError
+from textual_inversion_ext.regularizers import REGULARIZERS
 from textual_inversion_ext.training.state import Part, Progress, newest_parts, read_checkpoint
 
 
@@ -50,6 +52,26 @@ def load_parts(folder: Path, fresh: Part) -> tuple[Part, list[str]]:
             f"The checkpoints in {folder} cannot be divided among this number of processes ({error}). Resume with as"
             " many processes as wrote them."
         ) from error
+
+
+def tokens_with_rows(folder: Path, config: TextualInversionConfig) -> frozenset[str]:
+    """The concepts whose rows all come from a checkpoint, so that nobody needs to find out where they start.
+
+    Args:
+        folder: A checkpoint, or the folder of a run with a checkpoint of each process.
+        config: The settings of this session.
+
+    Returns:
+        Their tokens; none if this session has regularizers, which pull to the first rows, and the last one had none.
+
+    Raises:
+        CheckpointError: A checkpoint is damaged.
+    """
+    needed = any(getattr(config, f"{name}_weight") for name in REGULARIZERS)
+    found = [read_checkpoint(path) for path in newest_parts(folder)]
+    if needed and not all(any(name.startswith("penalties.") for name in part.tensors) for part in found):
+        return frozenset()
+    return frozenset(token for part in found for token in part.rows)
 
 
 def _furthest(parts: Sequence[Part], token: str, fresh: Part) -> Part:

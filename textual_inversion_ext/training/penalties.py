@@ -14,7 +14,7 @@ from textual_inversion_ext.data.prompts.context_prompts import CONTEXT_PROMPTS
 from textual_inversion_ext.embedding_table import mean_norm
 from textual_inversion_ext.errors import ConceptError
 from textual_inversion_ext.families.base import FamilyAdapter
-from textual_inversion_ext.initializers import FileInitializer
+from textual_inversion_ext.initializers import FileInitializer, initializer_of
 from textual_inversion_ext.initializers.base import rows_of_ids, spread, token_ids_of
 from textual_inversion_ext.records import EncoderSlot
 from textual_inversion_ext.regularizers import REGULARIZERS, Regularizer, RegularizerContext
@@ -105,7 +105,7 @@ def make_penalties(
         clock=clock,
         encode=adapter.encode,
         class_rows={
-            slot.key: _class_rows(concepts, slot, initial[slot.key], rows).to(device)
+            slot.key: _class_rows(config, concepts, slot, initial[slot.key], rows).to(device)
             for slot in (adapter.slots if with_class_word else ())
         },
         is_word=is_word.to(device),
@@ -115,10 +115,17 @@ def make_penalties(
     return Penalties(weighted, context)
 
 
-def _class_rows(concepts: Sequence[ConceptSpec], slot: EncoderSlot, initial: Tensor, rows: Sequence[range]) -> Tensor:
+def _class_rows(
+    config: TextualInversionConfig,
+    concepts: Sequence[ConceptSpec],
+    slot: EncoderSlot,
+    initial: Tensor,
+    rows: Sequence[range],
+) -> Tensor:
     """The class word's embedding in place of each concept's rows.
 
     Args:
+        config: ``initialization`` is used.
         concepts: what the run learns.
         slot: the text encoder.
         initial: (N, D) first rows; rows of single pictures keep theirs.
@@ -132,7 +139,7 @@ def _class_rows(concepts: Sequence[ConceptSpec], slot: EncoderSlot, initial: Ten
     """
     result = initial.detach().to("cpu", torch.float32, copy=True)
     for concept, owned in zip(concepts, rows, strict=True):
-        if not concept.class_name and FileInitializer.recognises(concept.initializer):
+        if not concept.class_name and isinstance(initializer_of(concept, config), FileInitializer):
             raise ConceptError(
                 f"{concept.placeholder_token}: context_weight and anchor_weight compare with a class word, and the "
                 "concept starts from a file; say what it is (--class_name dog)."

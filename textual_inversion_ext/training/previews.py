@@ -9,6 +9,7 @@ from textual_inversion_ext.pipelines.sampling import SampleSettings, sample_atta
 from textual_inversion_ext.pipelines.sheets import contact_sheet
 from textual_inversion_ext.training.callbacks import Callback, Run
 from textual_inversion_ext.training.trackers import log_pictures
+from textual_inversion_ext.training.writing import write_picture
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Previews(Callback):
         step, config = run.progress.step, run.config
         if step % config.validation_steps and step != run.total_steps:
             return
-        _, guidance_scale = documented_sampling(config.pretrained_model_name_or_path)
+        _, guidance_scale = documented_sampling(config.pretrained_model_name_or_path, run.adapter.pipeline)
         learned = run.learned()
         adapter = run.adapter
         (pictures,) = sample_attached(
@@ -50,5 +51,5 @@ class Previews(Callback):
             SampleSettings(PREVIEW_STEPS, guidance_scale),
         )
         sheet = contact_sheet([pictures], title=f"step {step}: {config.validation_prompt}")
-        run.folder.write_picture(sheet, run.folder.previews / f"step-{step:06d}.png")
+        write_picture(sheet, run.folder.previews / f"step-{step:06d}.png")
         log_pictures(run.accelerator, "preview", pictures, step)

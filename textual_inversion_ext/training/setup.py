@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +35,6 @@ from textual_inversion_ext.training.activation import Activation
 from textual_inversion_ext.training.draws import DrawSource
 from textual_inversion_ext.training.image_words import with_image_rows
 from textual_inversion_ext.training.methods import make_parametrizations
-from textual_inversion_ext.training.outputs import written_for
 from textual_inversion_ext.training.penalties import make_penalties
 from textual_inversion_ext.training.pivotal.settings import make_networks
 from textual_inversion_ext.training.plan import Plan, make_plan
@@ -43,6 +42,7 @@ from textual_inversion_ext.training.processes.group import Processes
 from textual_inversion_ext.training.rates import RowRates, make_rates
 from textual_inversion_ext.training.state import recipe
 from textual_inversion_ext.training.step import TrainingStep
+from textual_inversion_ext.training.writing import written_for
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +158,7 @@ def build_workshop(
     samples: Sequence[Sample],
     adapter: FamilyAdapter,
     processes: Processes,
+    continued: Collection[str] = (),
 ) -> Workshop:
     """Encode pictures and prompts, make the first rows, and put the step together.
 
@@ -167,6 +168,7 @@ def build_workshop(
         samples: Their pictures.
         adapter: Calls the model.
         processes: The processes that share a step.
+        continued: Tokens of concepts whose rows a checkpoint will replace.
 
     Returns:
         The workshop.
@@ -174,7 +176,7 @@ def build_workshop(
     global_batch = config.train_batch_size * config.gradient_accumulation_steps * processes.world_size
     plan = make_plan(config, concepts, samples, global_batch, adapter.device)
     encoders = {**prompt_encoders(adapter.slots, concepts, plan.image_counts), **adapter.plain_encoders()}
-    initial = first_rows(config, concepts, adapter.slots, samples)
+    initial = first_rows(config, concepts, adapter.slots, samples, continued)
     if processes.world_size > 1:  # GPUs may round a search differently, and all processes must start alike
         initial = processes.gather(initial)[0]
     initial = with_image_rows(initial, adapter.slots, concepts, plan.image_counts)
@@ -197,9 +199,7 @@ def build_workshop(
     # One schedule for each row: that of a vector that joins later ends with the run as well.
     each = torch.arange(len(plan.row_steps), device=resident.device)
     rates = make_rates(config, plan.row_steps, each, processes.world_size).to(resident.device)
-    digests = tuple(
-        training_data_digest(sample for sample in samples if sample.concept == place) for place in range(len(concepts))
-    )
+    own = [[sample for sample in samples if sample.concept == place] for place in range(len(concepts))]
     return Workshop(
         adapter=adapter,
         draws=draws,
@@ -210,7 +210,7 @@ def build_workshop(
         image_rows=plan.image_rows,
         image_names=plan.image_names,
         activation=plan.activation,
-        digests=digests,
+        digests=tuple(map(training_data_digest, own)),
     )
 
 
@@ -245,7 +245,7 @@ def describe(
         "initializer": concept.initializer or concept.class_name or "",
         "learnable_property": concept.learnable_property,
         "class_name": concept.class_name or "",
-        "recipe": json.dumps(recipe(config)),
+        "recipe": json.dumps({**recipe(config), "initialization": concept.initialization or config.initialization}),
         "training_data_digest": digest,
         "library_version": __version__,
     }

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -129,10 +130,14 @@ def save_checkpoint(folder: Path, part: Part) -> None:
     data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in part.tensors.items()})
     counted = asdict(part.progress)
     del counted["first_step"]
+    # Nine digits tell one float32 from all others.
+    counted["evaluated"] = [
+        [[step, float(f"{loss:.9g}")] for step, loss in history] for history in part.progress.evaluated
+    ]
     state = {"library_version": __version__, **counted, "rows": dict(part.rows), "trajectory": dict(part.facts)}
     with atomic_folder(folder) as partial:
         (partial / _TENSORS).write_bytes(data)
-        (partial / _FACTS).write_text(json.dumps(state, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (partial / _FACTS).write_text(_one_line_each(state), encoding="utf-8")
 
 
 def read_checkpoint(folder: Path) -> Part:
@@ -151,11 +156,23 @@ def read_checkpoint(folder: Path) -> Part:
         state = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         tensors = safetensors.torch.load((folder / _TENSORS).read_bytes())
         counted = {field.name: state[field.name] for field in fields(Progress) if field.name != "first_step"}
+        counted["evaluated"] = [
+            [(step, float(np.float32(loss))) for step, loss in history] for history in state["evaluated"]
+        ]
         return Part(state["rows"], tensors, Progress(**counted, first_step=state["step"]), state["trajectory"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(
             f"The checkpoint {folder} is damaged ({type(error).__name__}: {error}). Give an older one by its path."
         ) from error
+
+
+def _one_line_each(state: Mapping[str, Any]) -> str:
+    """JSON with a line for each entry: histories of many evaluations are long, and every token of them a short line."""
+    lines = [
+        f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}"
+        for name, value in state.items()
+    ]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:

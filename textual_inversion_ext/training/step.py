@@ -25,12 +25,14 @@ _SWITCHED = ("averages.", "penalties.")
 class TrainingStep(nn.Module):
     """The step, and everything on the device that a checkpoint must hold.
 
-    ``state_dict()`` holds the rows, the optimizer's state, the ages, the loss scales and ``first_bad_step``: kilobytes.
+    ``state_dict()`` holds the rows, the optimizer's state, the ages, the loss scales, ``clock`` and ``first_bad_step``:
+    kilobytes.
     The frozen networks are not part of it. Call it inside ``with adapter.attached():``,
     and ``networks.attached()`` where there is a LoRA.
 
     The loss is the sum over concepts of the mean over that concept's samples, so a concept's gradient does not depend
     on who else is in the batch. Penalties of regularizers come on top of it, once a step; reported losses are without.
+    A concept that has diverged (loss, gradient or a new row not finite) never moves again: its rows stay as they were.
 
     Args:
         adapter: calls the networks.
@@ -46,9 +48,11 @@ class TrainingStep(nn.Module):
         ema_decay: decay of the moving average of the rows, which is then what is exported; 0 for none.
 
     Attributes:
-        first_bad_step: (C,) int64, first step at which the concept's loss or gradient was not finite; -1 for never.
+        clock: (C,) int64, steps each concept has been in.
+        first_bad_step: (C,) int64, step of its own at which the concept diverged; -1 for never.
     """
 
+    clock: Tensor
     first_bad_step: Tensor
     first_row: Tensor
     membership: Tensor
@@ -82,6 +86,7 @@ class TrainingStep(nn.Module):
         self._positions: dict[tuple[int, ...], Tensor] = {}
         num_concepts = len(resident.tokens)
         self.loss_scale = LossScale(num_concepts, enabled=loss_scaling)
+        self.register_buffer("clock", torch.zeros(num_concepts, dtype=torch.int64))
         self.register_buffer("first_bad_step", torch.full((num_concepts,), -1, dtype=torch.int64))
         self.register_buffer("row_concept", row_concept.clone(), persistent=False)
         owners = torch.arange(num_concepts, device=row_concept.device)[:, None] == row_concept[None, :]
@@ -94,6 +99,14 @@ class TrainingStep(nn.Module):
     def age(self) -> Tensor:
         """(N,) int64, updates each row has received; input of ``RowSchedule``."""
         return next(iter(self._by_key.values())).age
+
+    def diverged(self) -> dict[int, int]:
+        """Concepts that have diverged. The host waits for the device here.
+
+        Returns:
+            Position of the concept -> step of its own at which it did.
+        """
+        return {place: step for place, step in enumerate(self.first_bad_step.tolist()) if step >= 0}
 
     def rows(self) -> dict[str, Tensor]:
         """Rows as the text encoders see them now.
@@ -152,12 +165,14 @@ class TrainingStep(nn.Module):
             micro_batches: from ``DrawSource.draw``; each concept is in as many of them.
             lr: (N,) float32 learning rate of each row, from ``RowSchedule``.
             active: (N,) bool, rows that may move. Rows of concepts that are not in the step never do.
-            step: number of this step, to be recorded if it goes wrong.
+            step: number of this step, which decides what a LoRA does in it.
 
         Returns:
             Losses by concept, on the device.
         """
-        rows = {key: tensor.requires_grad_(True) for key, tensor in self.rows().items()}
+        # Where a LoRA trains alone, nothing is differentiated down to the rows. Penalties are for rows, so they ask.
+        alone = self.networks is not None and self.penalties is None and self.networks.train_alone(step)
+        rows = {key: tensor.requires_grad_(not alone) for key, tensor in self.rows().items()}
         concepts = _concepts_of(micro_batches)
         of_all = torch.zeros(len(self.resident.tokens), device=self.resident.device)
         if self.networks is not None:
@@ -176,7 +191,7 @@ class TrainingStep(nn.Module):
             grads |= self.networks.grads(step)
         if self.reduce is not None:
             grads, losses = _summed(self.reduce, grads, losses)
-        return self._update(concepts, grads, losses, lr, active, step)
+        return self._update(concepts, grads, losses, lr, active)
 
     @torch.no_grad()
     def evaluate(self, draws: Draws, rows: Mapping[str, Tensor]) -> Tensor:
@@ -243,9 +258,8 @@ class TrainingStep(nn.Module):
         losses: Tensor,
         lr: Tensor,
         active: Tensor,
-        step: int,
     ) -> StepLog:
-        """Move the rows of concepts whose loss and gradient are finite; remember the first that were not.
+        """Move the rows of concepts whose numbers are finite; remember when they were not for the first time.
 
         Args:
             concepts: the S concepts of the step.
@@ -254,7 +268,6 @@ class TrainingStep(nn.Module):
             losses: (S,) float32.
             lr: (N,) float32.
             active: (N,) bool.
-            step: number of this step.
 
         Returns:
             The log.
@@ -270,19 +283,49 @@ class TrainingStep(nn.Module):
         for grad in lora.values():  # of the only concept: it moves with its LoRA, or neither does
             grad_bad |= ~grad.isfinite().all(1)
         hopeless = self.loss_scale.update(present, grad_bad & ~loss_bad)
-        diverged = (loss_bad | hopeless) & (self.first_bad_step < 0)
-        self.first_bad_step.masked_fill_(diverged, step)
         held_back = loss_bad | grad_bad
-        allowed = active & (present & ~held_back)[self.row_concept]
-        for key, parametrization in self._by_key.items():
-            grad = unscaled[key] if self.max_grad_norm is None else clip_rows(unscaled[key], self.max_grad_norm)
-            parametrization.update(grad, lr, allowed)
-        if self.averages is not None:
-            self.averages.update(self.rows(), self.age, allowed)
+        self.clock.add_(present)
+        self._mark(loss_bad | hopeless)
+        moving = present & ~held_back & (self.first_bad_step < 0)
+        overflown = self._move(unscaled, lr, active & moving[self.row_concept])
         if self.networks is not None:
-            overflown = ~self.networks.update(lora, ~held_back)
-            self.first_bad_step.masked_fill_(overflown & (self.first_bad_step < 0), step)
+            overflown |= ~self.networks.update(lora, moving)
+        self._mark(overflown)
         return StepLog(concepts, losses, ~held_back[index])
+
+    def _mark(self, wrong: Tensor) -> None:
+        """Remember concepts that diverge in this step, unless they have before.
+
+        Args:
+            wrong: (C,) bool.
+        """
+        first = wrong & (self.first_bad_step < 0)
+        self.first_bad_step.copy_(torch.where(first, self.clock, self.first_bad_step))
+
+    def _move(self, grads: Mapping[str, Tensor], lr: Tensor, allowed: Tensor) -> Tensor:
+        """Move rows, all of a concept or none: at an absurd learning rate a finite gradient leads beyond float32.
+
+        Args:
+            grads: encoder key -> (N, dim) float32, without the loss scale.
+            lr: (N,) float32.
+            allowed: (N,) bool, rows that are to move.
+
+        Returns:
+            (C,) bool, concepts of which a row would not have been finite; their rows stay as they were.
+        """
+        state = [buffer for rows in self._by_key.values() for buffer in rows.buffers(recurse=False)]
+        before = [buffer.clone() for buffer in state]
+        for key, parametrization in self._by_key.items():
+            grad = grads[key] if self.max_grad_norm is None else clip_rows(grads[key], self.max_grad_norm)
+            parametrization.update(grad, lr, allowed)
+        finite = torch.stack([rows.isfinite().all(1) for rows in self.rows().values()]).all(0)
+        overflown = (self.membership & ~finite).any(1)
+        stays = overflown[self.row_concept]
+        for buffer, old in zip(state, before, strict=True):
+            buffer.copy_(torch.where(stays.view(-1, *(1,) * (buffer.dim() - 1)), old, buffer))
+        if self.averages is not None:
+            self.averages.update(self.rows(), self.age, allowed & ~stays)
+        return overflown
 
     def _index(self, concepts: tuple[int, ...]) -> Tensor:
         """Positions of concepts as a tensor, put together on the device: a copy from the host would wait for it.

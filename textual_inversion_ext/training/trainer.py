@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import is_initialized
 from accelerate.utils import ProjectConfiguration
 from diffusers import DiffusionPipeline
@@ -18,13 +18,16 @@ from textual_inversion_ext.concept import ConceptSpec, check_distinct
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.data.sources.collect import SkippedImage
 from textual_inversion_ext.errors import CheckpointError, ConfigError
+from textual_inversion_ext.initializers import initializer_of
 from textual_inversion_ext.pipelines.loading import save_full_pipeline
 from textual_inversion_ext.records import TrainingResult
 from textual_inversion_ext.training.activation import check_progressive
 from textual_inversion_ext.training.callbacks import Callback
+from textual_inversion_ext.training.divergence import divergence_error
 from textual_inversion_ext.training.loop import Loop
 from textual_inversion_ext.training.methods import check_methods
 from textual_inversion_ext.training.outputs import RunFolder
+from textual_inversion_ext.training.parts import tokens_with_rows
 from textual_inversion_ext.training.pivotal.settings import check_pivotal, wants_lora
 from textual_inversion_ext.training.processes.division import launch_notices
 from textual_inversion_ext.training.processes.gathering import gathered, join_step_logs
@@ -47,7 +50,7 @@ class TextualInversionTrainer:
         callbacks: Further watchers of the run, beside progress bar, step log, trackers and previews.
 
     Raises:
-        ConfigError: There is nothing to learn.
+        ConfigError: There is nothing to learn, or the settings cannot work together.
         ConceptError: Two concepts would be mixed up.
     """
 
@@ -63,6 +66,8 @@ class TextualInversionTrainer:
             raise ConfigError("There is no concept to learn; give at least one ConceptSpec.")
         check_distinct(concepts)
         check_methods(config)
+        for concept in concepts:
+            initializer_of(concept, config)
         check_progressive(config, concepts)
         check_pivotal(config, concepts)
         self.config = config if pipeline is None else _named_after(config, pipeline)
@@ -80,7 +85,8 @@ class TextualInversionTrainer:
         Raises:
             TextualInversionError: Something is wrong with the input or the machine; see the classes in ``errors``.
             TrainingInterrupted: Ctrl-C; a checkpoint was written.
-            TrainingDiverged: A loss was not finite; the last good rows were saved.
+            TrainingDiverged: A loss was not finite; the last good rows were saved. Of several concepts, the others were
+                learned to the end and are in the error's ``result``.
         """
         config = self.config
         checkpoint = find_checkpoint(config.resume_from_checkpoint, config.output_dir)
@@ -94,7 +100,8 @@ class TextualInversionTrainer:
         samples, skipped = collect_all(config, processes.own)
         self.skipped_images = tuple(processes.joined(skipped))
         adapter = open_model(config, self._pipeline, processes.accelerator.device)
-        workshop = build_workshop(config, processes.own, samples, adapter, processes)
+        continued = tokens_with_rows(checkpoint, config) if checkpoint is not None else ()
+        workshop = build_workshop(config, processes.own, samples, adapter, processes, continued)
         folder = RunFolder(config.output_dir, self.concepts, processes.part)
         loop = Loop(config, processes.own, workshop, folder, processes, self._callbacks)
         loop.begin(checkpoint)
@@ -108,7 +115,47 @@ class TextualInversionTrainer:
             files = [whole.embedding_file(concept.token) for concept in result.concepts]
             save_full_pipeline(adapter, files, whole.path, whole.lora_file() if wants_lora(config) else None)
         processes.wait()  # Nobody leaves, and ends the group, while another still writes.
+        if result.diverged:
+            error = divergence_error(config, whole.path, result.diverged, len(self.concepts))
+            error.result = result
+            raise error
         return result
+
+    def push_to_hub(
+        self,
+        repo_id: str | None = None,
+        *,
+        private: bool = False,
+        create_pr: bool = False,
+        license: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Publish what `train` has written, with a model card; of several concepts each in a repository of its own.
+
+        Args:
+            repo_id: ``user/name``, or ``name`` for the account's own; None for the name of ``output_dir``. With several
+                concepts, the repository of the card that lists them.
+            private: Make new repositories private.
+            create_pr: Send a pull request instead of a commit.
+            license: The Hub's identifier of the licence; None to take over the one that the base model's card states.
+            token: Access token; None for the one of `hf auth login`. It is neither stored nor shown.
+
+        Returns:
+            Address of the repository or pull request; empty in all processes but the main one.
+
+        Raises:
+            PublishError: It did not succeed; the message holds the command to try again.
+        """
+        from textual_inversion_ext.publishing import PublishSettings, publish_collection, publish_run
+
+        if not PartialState().is_main_process:
+            return ""
+        folder = Path(self.config.output_dir)
+        settings = PublishSettings(
+            repo_id or folder.resolve().name, private=private, create_pr=create_pr, license=license
+        )
+        publish = publish_collection if len(self.concepts) > 1 else publish_run
+        return publish(folder, settings, token=token)[-1].url
 
     def _announce(self, processes: Processes) -> None:
         """Say who does what, and where accelerate's own configuration is not followed."""

@@ -8,9 +8,16 @@ https://github.com/huggingface/diffusers/issues/10754
 
 from __future__ import annotations
 
+import json
+import logging
+from collections.abc import Sequence
 from typing import Any
 
+from textual_inversion_ext.concept import LearnedConcept
+from textual_inversion_ext.config import Pooling
 from textual_inversion_ext.records import EncoderSlot
+
+logger = logging.getLogger(__name__)
 
 _POOLS_AT_HIGHEST_ID = 2
 
@@ -30,6 +37,36 @@ def pool_at_end(slot: EncoderSlot) -> bool:
     if slot.text_encoder.config.model_type != "clip_text_model" or end in (None, _POOLS_AT_HIGHEST_ID):
         return False
     return _replace(slot, _POOLS_AT_HIGHEST_ID, end)
+
+
+def recorded_pooling(concepts: Sequence[LearnedConcept]) -> Pooling:
+    """Where prompts were pooled while words were learned, as their files' metadata tell (``recipe``).
+
+    Args:
+        concepts: Words that are used together.
+
+    Returns:
+        "diffusers" if all of them were learned so; else "end", with a warning if some were.
+    """
+    told = {concept.token: _told_pooling(concept) for concept in concepts}
+    otherwise = [token for token, pooling in told.items() if pooling == "diffusers"]
+    if otherwise and len(otherwise) == len(told):
+        return "diffusers"
+    if otherwise:
+        logger.warning(
+            "notice: %s learned with --pooling diffusers and %s not; prompts are pooled at their end for all of them.",
+            " ".join(otherwise),
+            " ".join(token for token in told if token not in otherwise),
+        )
+    return "end"
+
+
+def _told_pooling(concept: LearnedConcept) -> Any:
+    try:
+        recipe = json.loads(concept.metadata.get("recipe", "{}"))
+    except ValueError:
+        return None
+    return recipe.get("pooling") if isinstance(recipe, dict) else None
 
 
 def pool_at_highest_id(slot: EncoderSlot) -> None:

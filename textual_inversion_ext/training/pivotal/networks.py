@@ -108,6 +108,17 @@ class PivotalNetworks(nn.Module):
         for lora in self._by_name.values():
             lora.begin(self.phases.lora_moves(step))
 
+    def train_alone(self, step: int) -> bool:
+        """Whether the rows stay as they are at a step at which the LoRA moves.
+
+        Args:
+            step: number of the step.
+
+        Returns:
+            True if no gradient of the rows is needed.
+        """
+        return self.phases.lora_moves(step) and self.phases.row_rate(step) == 0
+
     def for_rows(self, lr: Tensor, active: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """How the rows move beside the LoRA.
 
