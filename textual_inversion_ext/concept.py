@@ -104,6 +104,8 @@ class ConceptSpec:
         num_vectors: How many embedding rows the word stands for.
         learnable_property: ``"object"`` or ``"style"``; decides which prompt templates are used.
         class_name: Coarse word for the thing, e.g. ``"dog"``; used wherever a prompt without the new word is needed.
+        initialization: How `initializer` is read, e.g. ``"file"`` for a repository of the Hub; None for what the run's
+            setting of this name says.
 
     Raises:
         ConceptError: If a field cannot work; the message says what was got and what is allowed.
@@ -116,6 +118,7 @@ class ConceptSpec:
     num_vectors: int = 1
     learnable_property: LearnableProperty = "object"
     class_name: str | None = None
+    initialization: str | None = None
 
     def __post_init__(self) -> None:
         check_placeholder(self.placeholder_token)
@@ -135,9 +138,9 @@ class ConceptSpec:
             )
         if isinstance(self.initializer, os.PathLike):
             object.__setattr__(self, "initializer", os.fspath(self.initializer))
-        for name in ("initializer", "class_name"):
+        for name in ("initializer", "class_name", "initialization"):
             value = getattr(self, name)
-            if not isinstance(value, str) and not (name == "class_name" and value is None):
+            if not isinstance(value, str) and not (name != "initializer" and value is None):
                 raise ConceptError(f"{self.placeholder_token}: {name} is {value!r}; it must be text.")
         if type(self.images) is dict and "dataset_name" in self.images:
             object.__setattr__(self, "images", HubDataset.from_dict(self.images))
@@ -249,6 +252,46 @@ class LearnedConcept:
         from textual_inversion_ext.files import save_concept
 
         return save_concept(self, path, format)[0]
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        create_pr: bool = False,
+        revision: str | None = None,
+        license: str | None = None,
+        description: str = "",
+        token: str | None = None,
+    ) -> str:
+        """Publishes the concept with a model card. `TextualInversionTrainer.push_to_hub` tells of the training, too.
+
+        Args:
+            repo_id: ``user/name``, or ``name`` for the account's own.
+            private: Make a new repository private.
+            create_pr: Send a pull request instead of a commit.
+            revision: The branch; None for main.
+            license: The Hub's identifier of the licence; None to take over the one that the base model's card states.
+            description: What the concept is, for the card.
+            token: Access token; None for the one of `hf auth login`. It is neither stored nor shown.
+
+        Returns:
+            Address of the repository or pull request.
+
+        Raises:
+            PublishError: It did not succeed; the message says why and what to do.
+        """
+        from textual_inversion_ext.publishing import PublishSettings, publish_concept
+
+        settings = PublishSettings(
+            repo_id,
+            private=private,
+            create_pr=create_pr,
+            revision=revision,
+            license=license,
+            description=description,
+        )
+        return publish_concept(self, settings, token=token).url
 
 
 def check_placeholder(token: str) -> None:

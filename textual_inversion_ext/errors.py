@@ -8,6 +8,11 @@ A message says what was got, what is allowed, and what to do.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = [
     "CheckpointError",
     "ConceptError",
@@ -19,6 +24,8 @@ __all__ = [
     "MissingDependencyError",
     "ModelError",
     "OutputFolderError",
+    "PublishError",
+    "ReportError",
     "StorageError",
     "TextualInversionError",
     "TrainingDiverged",
@@ -64,6 +71,10 @@ class CheckpointError(TextualInversionError, ValueError):
     """A checkpoint is missing, damaged, or belongs to another run."""
 
 
+class ReportError(TextualInversionError, ValueError):
+    """An evaluation report is missing, damaged, of another schema version, or about another model."""
+
+
 class ModelError(TextualInversionError, OSError):
     """A model cannot be loaded, or is of a kind that cannot be trained here."""
 
@@ -78,8 +89,18 @@ class StorageError(TextualInversionError, OSError):
     """
 
 
+class PublishError(TextualInversionError, OSError):
+    """A concept cannot be published, or the Hub refused it; the message says why, and the command to try again."""
+
+
 class TrainingDiverged(TextualInversionError, RuntimeError):
-    """The loss became NaN or infinite; the last good vectors were kept."""
+    """The loss became NaN or infinite; the last good vectors were kept.
+
+    Attributes:
+        result: The `TrainingResult` of a run of several concepts, whose others were learned to the end; else None.
+    """
+
+    result: Any = None
 
 
 class TrainingInterrupted(TextualInversionError, KeyboardInterrupt):

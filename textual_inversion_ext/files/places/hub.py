@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,8 @@ from ..containers.limits import MOST_BYTES
 from .folder import choose, folder_of, listed, part_path
 
 __all__ = ["HubPlace", "fetch", "parse_hub"]
+
+logger = logging.getLogger(__name__)
 
 _WORD = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"{_WORD}/{_WORD}")
@@ -93,10 +96,11 @@ def fetch(place: HubPlace, *, hf_token: str | None = None, endpoint: str | None 
         endpoint: Address of the Hub; None for the one that ``HF_ENDPOINT`` names.
 
     Returns:
-        The files, chosen as in a local folder; their companions and small texts lie beside them.
+        The files, chosen as in a local folder; their companions and small texts lie beside them. Without a connection,
+        those that an earlier call has left in the cache.
 
     Raises:
-        EmbeddingFileError: If there is no such repository or file, or no access, or no connection.
+        EmbeddingFileError: If there is no such repository or file, or no access, or neither connection nor cached file.
     """
     from huggingface_hub import HfApi
 
@@ -112,14 +116,36 @@ def fetch(place: HubPlace, *, hf_token: str | None = None, endpoint: str | None 
                 f"{large[0]} in {place.repo_id} has {sizes[large[0]] / 1024**2:.0f} MiB; an embedding file has "
                 "kilobytes. This looks like a model or a LoRA; nothing was downloaded."
             )
+        # By the branch's name once: only this notes in the cache which commit the branch is at, for offline use.
+        api.hf_hub_download(place.repo_id, chosen[0], revision=place.revision)
         local = {name: Path(api.hf_hub_download(place.repo_id, name, revision=info.sha)) for name in wanted}
     except EmbeddingFileError:
         raise
     # Raised for a missing repository are the Hub's errors, for a lost connection those of its HTTP library, which it
     # has exchanged before; all of them mean that there is no file.
     except Exception as error:
-        raise EmbeddingFileError(_explained(place, error)) from error
+        # An answer, even a refusal, is newer than the cache.
+        cached = _cached(place) if getattr(error, "response", None) is None else []
+        if not cached:
+            raise EmbeddingFileError(_explained(place, error)) from error
+        logger.warning(
+            "notice: %s comes from the cache; the Hub cannot be asked whether it has changed.", place.repo_id
+        )
+        return cached
     return [local[name] for name in chosen]
+
+
+def _cached(place: HubPlace) -> list[Path]:
+    """The embedding files of a repository that an earlier call has downloaded; empty where there are none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(place.repo_id, revision=place.revision, local_files_only=True))
+        names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+        return [folder / name for name in _chosen(place, dict.fromkeys(names, 0))]
+    except (LocalEntryNotFoundError, EmbeddingFileError):
+        return []
 
 
 def _chosen(place: HubPlace, sizes: dict[str, int]) -> list[str]:

@@ -1,0 +1,149 @@
+"""One commit of files to a repository of the Hub, with nothing sent twice and every failure explained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.constants import ENDPOINT
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+from hub_cards.landed import commit_with, pull_request_with, pull_requests
+from hub_cards.patience import WAITS, patiently, pause_before, rest
+from hub_cards.problems import (
+    CLIENT_ERRORS,
+    PushError,
+    described_account,
+    explained,
+    is_transient,
+    request_path,
+    status_of,
+    without_tokens,
+)
+from hub_cards.publication import CARD, Publication, Pushed, check, parsed_card
+
+__all__ = ["CARD", "Publication", "PushError", "Pushed", "check", "push"]
+
+# Requests that the client itself tries again, for half a minute.
+_RETRIED_BY_CLIENT = ("/preupload/", "/info/lfs/", "/tree/", "/commits/")
+
+
+def push(publication: Publication, *, token: str | None = None, waits: Sequence[float] = WAITS) -> Pushed:
+    """Send files in one commit; make the repository first if there is none.
+
+    A request that may be repeated is repeated when the Hub is busy or the connection breaks. When the answer to the
+    commit itself is lost, the branch is looked at before anything is sent again, and the commit names its parent: it is
+    made once or not at all. If the files are there already, no commit is made.
+
+    Args:
+        publication: What to send.
+        token: Access token; None for the one of `hf auth login`. It is neither stored nor shown.
+        waits: Seconds before the second, third, ... try.
+
+    Returns:
+        The commit, and where to look at it.
+
+    Raises:
+        PushError: It did not succeed; the message says why and what to do.
+    """
+    check(publication, token)
+    api = HfApi(token=token)
+    repo_id = publication.repo_id
+    try:
+        if "/" not in repo_id:
+            repo_id = f"{patiently(api.whoami, waits)['name']}/{repo_id}"
+        if CARD in publication.files:
+            card = parsed_card(publication.files[CARD])
+            patiently(lambda: card.validate(repo_type=publication.repo_type), waits)
+        head = _open_repository(api, publication, repo_id, waits)
+        return _commit(api, publication, repo_id, publication.parent_commit or head, head, waits)
+    except PushError:
+        raise
+    except CLIENT_ERRORS as error:
+        text = explained(error, repo_id, _account(api, repo_id, error), token)
+        # A server may repeat what it was sent; such an error must not be shown behind ours either.
+        tells = without_tokens(str(error), token) != str(error)
+        raise PushError(text) from (None if tells else error)
+
+
+def _open_repository(api: HfApi, publication: Publication, repo_id: str, waits: Sequence[float]) -> str | None:
+    """Make the repository if there is none; return the commit that its branch is at."""
+    kind, revision = publication.repo_type, publication.revision
+    try:
+        info = patiently(lambda: api.repo_info(repo_id, repo_type=kind, revision=revision), waits)
+    except GatedRepoError:
+        raise
+    except RepositoryNotFoundError as error:
+        if publication.create_pr:
+            raise PushError(f"there is no repository {repo_id} to open a pull request in.") from error
+        # Safe to repeat: one that is there by then is taken.
+        patiently(lambda: api.create_repo(repo_id, repo_type=kind, private=publication.private, exist_ok=True), waits)
+        info = patiently(lambda: api.repo_info(repo_id, repo_type=kind, revision=revision), waits)
+    if publication.private and info.private is False:
+        raise PushError(
+            f"{repo_id} exists and is public; nothing was sent. Make it private in its settings, leave --private out, "
+            "or choose another --repo_id."
+        )
+    return info.sha
+
+
+def _commit(
+    api: HfApi, publication: Publication, repo_id: str, parent: str | None, head: str | None, waits: Sequence[float]
+) -> Pushed:
+    place = f"{ENDPOINT}/{'datasets/' if publication.repo_type == 'dataset' else ''}{repo_id}"
+    opened: frozenset[str] = frozenset()
+    if publication.create_pr:
+        opened = patiently(lambda: pull_requests(api, publication.repo_type, repo_id), waits)
+    for wait in (*waits, None):
+        try:
+            info = api.create_commit(
+                repo_id,
+                # Made anew each time: the client marks them as sent.
+                [CommitOperationAdd(name, content) for name, content in publication.files.items()],
+                commit_message=publication.message,
+                repo_type=publication.repo_type,
+                revision=publication.revision,
+                create_pr=publication.create_pr,
+                parent_commit=parent,
+            )
+            return Pushed(repo_id, info.oid, info.pr_url or place, changed=info.oid != head)
+        except CLIENT_ERRORS as error:
+            path = request_path(error)
+            client_tried = any(part in path for part in _RETRIED_BY_CLIENT)
+            if not client_tried and (is_transient(error) or status_of(error) == 412 or isinstance(error, KeyError)):
+                # It may have been made all the same, by this try or by one that came late.
+                found = _found(api, publication, repo_id, parent, opened, waits)
+                if found is not None:
+                    commit, page = found
+                    return Pushed(repo_id, commit, f"{place}{page}", changed=True)
+            pause = pause_before(error, wait)
+            if pause is None or client_tried:
+                raise
+            rest(error, pause)
+    raise PushError(f"{repo_id}: no try succeeded.")  # not reached: the last try raises
+
+
+def _found(
+    api: HfApi,
+    publication: Publication,
+    repo_id: str,
+    parent: str | None,
+    opened: frozenset[str],
+    waits: Sequence[float],
+) -> tuple[str, str] | None:
+    """The commit with the files and the end of its page's address, if a try whose answer was lost has made it."""
+    kind, files = publication.repo_type, publication.files
+    if publication.create_pr:
+        return patiently(lambda: pull_request_with(api, kind, repo_id, files, opened), waits)
+    commit = patiently(lambda: commit_with(api, kind, repo_id, files, publication.revision, parent), waits)
+    return None if commit is None else (commit, "")
+
+
+def _account(api: HfApi, repo_id: str, error: BaseException) -> str:
+    """What the token may do, where that is the question."""
+    if status_of(error) != 403:
+        return ""
+    try:
+        return described_account(api.whoami(), repo_id)
+    except CLIENT_ERRORS:
+        return "Check what your token may do with `hf auth whoami`."

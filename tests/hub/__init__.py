@@ -1,0 +1,1 @@
+"""Tests against `tests.hub_server`; a package, so that its fixtures live as long as its tests."""

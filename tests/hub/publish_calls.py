@@ -1,0 +1,67 @@
+"""What the tests of publishing let a client's process do: whole commands, and pictures made by plain diffusers."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+
+def command(*words: str) -> int:
+    """`textual-inversion WORDS`; returns its exit status."""
+    from textual_inversion_ext.cli.main import main
+
+    return main(list(words))
+
+
+def save_model(folder: str) -> None:
+    """The pocket world as one model among others: in single precision, as diffusers expects one on the Hub."""
+    from textual_inversion_ext.pipelines.loading import load_pipeline
+
+    load_pipeline("pocket").save_pretrained(folder)
+
+
+def picture(model: str, concept: str, prompt: str, **named: Any) -> str:
+    """Digest of a picture that diffusers makes by itself."""
+    import numpy as np
+    import torch
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(model, token=named.get("hf_token"))
+    pipe.load_textual_inversion(concept, **named)
+    made = pipe(prompt, num_inference_steps=3, generator=torch.Generator().manual_seed(0)).images[0]
+    return hashlib.sha256(np.asarray(made).tobytes()).hexdigest()
+
+
+def pasted(code: str, folder: str) -> list[str]:
+    """Run the code of a card in a folder; returns the files that it wrote."""
+    home = os.getcwd()
+    os.chdir(folder)
+    try:
+        exec(compile(code, "card", "exec"), {})
+    finally:
+        os.chdir(home)
+    return sorted(os.listdir(folder))
+
+
+def card(repo_id: str, repo_type: str = "model") -> dict[str, Any]:
+    """Load a card from the Hub and let the Hub validate it; returns its data and its scores by metric."""
+    from huggingface_hub import DatasetCard, ModelCard
+
+    loaded = (ModelCard if repo_type == "model" else DatasetCard).load(repo_id)
+    loaded.validate(repo_type=repo_type)
+    results = getattr(loaded.data, "eval_results", None) or []
+    return {
+        "data": loaded.data.to_dict(),
+        "text": loaded.text,
+        "scores": {f"{result.metric_type}/{result.metric_name}": result.metric_value for result in results},
+    }
+
+
+def concept(place: str, **named: Any) -> dict[str, Any]:
+    """What `load_concept` finds."""
+    from textual_inversion_ext.files import load_concept
+
+    found = load_concept(place, **named)
+    rows = {key: hashlib.sha256(value.numpy().tobytes()).hexdigest() for key, value in found.vectors.items()}
+    return {"token": found.token, "rows": rows, "metadata": dict(found.metadata)}

@@ -1,0 +1,122 @@
+"""The lines that a card tells people to paste are pasted, into plain diffusers."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from hub_cards.card import Card
+from hub_cards.contents import BaseModel, CardContents, EmbeddingFile, Word
+from hub_cards.usage import diffusers_code, places
+from tests.golden.cards.examples import corgi, sdxl
+from tests.tiny import tiny_pipeline
+from tests.tiny_families import rows, tiny_sdxl
+from textual_inversion_ext.concept import LearnedConcept
+from textual_inversion_ext.files import save_concept
+
+
+def learned(pipeline: Any, token: str, count: int = 2, keys: tuple[str, ...] = ("clip_l",)) -> LearnedConcept:
+    encoders = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+    widths = {key: getattr(pipeline, encoders[key]).get_input_embeddings().weight.shape[1] for key in keys}
+    return LearnedConcept(token, {key: rows(count, width) for key, width in widths.items()})
+
+
+def pasted(contents: CardContents, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Takes the lines out of the finished card and runs them where its files are."""
+    monkeypatch.chdir(folder)
+    (block,) = Card.of(contents).text.split("```python\n")[1:]
+    names: dict[str, Any] = {}
+    exec(compile(block.split("\n```")[0], "card", "exec"), names)
+    return names["pipe"]
+
+
+def row_of(encoder: Any, tokenizer: Any, token: str) -> torch.Tensor:
+    return encoder.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids(token)].detach()
+
+
+def test_stable_diffusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = tiny_pipeline()
+    pipeline.save_pretrained(tmp_path / "model")
+    concept = learned(pipeline, "<corgi>")
+    (file,) = save_concept(concept, tmp_path)
+    word = Word("<corgi>", (EmbeddingFile(file.name),), "corgi.safetensors")
+    contents = CardContents((word,), BaseModel(str(tmp_path / "model")))
+    pipe = pasted(contents, tmp_path, monkeypatch)
+    assert torch.equal(row_of(pipe.text_encoder, pipe.tokenizer, "<corgi>_1"), concept.vectors["clip_l"][1])
+    assert Image.open(tmp_path / "corgi.png").size == (16, 16)
+
+
+@pytest.mark.parametrize("keys", [("clip_l", "clip_g"), ("clip_g",)])
+def test_stable_diffusion_xl(keys: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = tiny_sdxl()
+    pipeline.save_pretrained(tmp_path / "model")
+    concept = learned(pipeline, "<corgi>", keys=keys)
+    files = save_concept(concept, tmp_path)
+    encoders = ["text_encoder" if key == "clip_l" else "text_encoder_2" for key in keys]
+    parts = tuple(EmbeddingFile(file.name, encoder) for file, encoder in zip(files, encoders, strict=True))
+    pipe = pasted(CardContents((Word("<corgi>", parts),), BaseModel(str(tmp_path / "model"))), tmp_path, monkeypatch)
+    for key, encoder in zip(keys, encoders, strict=True):
+        tokenizer = getattr(pipe, encoder.replace("text_encoder", "tokenizer"))
+        assert torch.equal(row_of(getattr(pipe, encoder), tokenizer, "<corgi>"), concept.vectors[key][0])
+    assert (tmp_path / "picture.png").is_file()
+
+
+def test_several_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = tiny_pipeline()
+    pipeline.save_pretrained(tmp_path / "model")
+    words = []
+    for name in ("cat", "dog"):
+        save_concept(learned(pipeline, f"<{name}>", 1), tmp_path / name)
+        words.append(Word(f"<{name}>", (EmbeddingFile(f"{name}/learned_embeds.safetensors"),)))
+    pipe = pasted(CardContents(tuple(words), BaseModel(str(tmp_path / "model"))), tmp_path, monkeypatch)
+    assert {"<cat>", "<dog>"} <= set(pipe.tokenizer.get_vocab())
+
+
+def test_what_is_pasted_from_the_hub() -> None:
+    assert diffusers_code(corgi()).splitlines() == [
+        "from diffusers import DiffusionPipeline",
+        "",
+        "pipe = DiffusionPipeline.from_pretrained(",
+        '    "stable-diffusion-v1-5/stable-diffusion-v1-5",',
+        '    revision="451f4fe1",',
+        ")",
+        'pipe.load_textual_inversion("user/corgi")',
+        'pipe("a photo of <corgi>").images[0].save("corgi.png")',
+    ]
+    assert 'pipe.load_lora_weights("user/duotone", weight_name="pytorch_lora_weights.safetensors")' in diffusers_code(
+        sdxl()
+    )
+
+
+def test_a_base_model_with_lines_of_its_own() -> None:
+    base = BaseModel("pocket", load_lines=("from somewhere import load", "", 'pipe = load("pocket")'))
+    lines = diffusers_code(replace(corgi(), base_model=base)).splitlines()
+    assert lines[:4] == [*base.load_lines, 'pipe.load_textual_inversion("user/corgi")']  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "token", ['<"quoted">', "<back\\slash>", "<new\nline>", "<'''>", "<👩\u200d👧>", "<\u202eabc>"]
+)
+def test_nasty_tokens_stay_strings(token: str) -> None:
+    contents = CardContents((Word(token, (EmbeddingFile("a'\"b/c`d.safetensors"),)),), BaseModel(token), "me/x")
+    tree = ast.parse(diffusers_code(contents))
+    assert len(tree.body) == 4, "one import, three lines"
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    assert sorted(texts) == sorted([token, "me/x", "a'\"b", "c`d.safetensors", f"a photo of {token}", "picture.png"])
+
+
+def test_places_for_other_programs() -> None:
+    (word,) = corgi().words
+    assert [(place.program, place.trigger) for place in places(word)] == [
+        ("AUTOMATIC1111, Forge", "corgi"),
+        ("ComfyUI", "embedding:corgi"),
+        ("InvokeAI", "<corgi>"),
+    ]
+    assert places(replace(word, ui_file=None)) == []
+    assert places(replace(word, ui_file="日本.safetensors"))[2].trigger is None

@@ -1,0 +1,314 @@
+"""Publishing to a real server on this machine: one commit or none, whatever goes wrong, and one clear error each."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import publishing_runs
+from tests.hub_server import Client, ClientError, HubServer
+from tests.publishing_runs import write_run
+from textual_inversion_ext.publishing import write_card
+
+CARD = "---\ntags:\n- textual_inversion\n---\n# A word\n"
+FILES = {"README.md": CARD, "learned_embeds.safetensors": "rows\0" * 100, "token_identifier.txt": "<corgi>"}
+ANN, ANN_READS = "hf_ann_write", "hf_ann_read"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    with HubServer(tmp_path_factory.mktemp("hub")) as server:
+        server.users.add("ann")
+        server.users.add("bob")
+        server.users.add_organisation("lab", ann="write")
+        yield server
+
+
+@pytest.fixture
+def hub(server: HubServer) -> HubServer:
+    server.faults.clear()
+    server.log.clear()
+    return server
+
+
+@pytest.fixture(scope="module")
+def client(server: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    with Client(server.endpoint, tmp_path_factory.mktemp("home"), "lfs", token=ANN) as client:
+        yield client
+
+
+def titles(hub: HubServer, repo_id: str) -> list[str]:
+    return [commit.title for commit in hub.repositories[repo_id].history()]
+
+
+def added(hub: HubServer, repo_id: str) -> int:
+    """Commits beside the one that a new repository begins with."""
+    return titles(hub, repo_id).count("Add a word")
+
+
+def test_a_push_is_one_commit(hub: HubServer, client: Client) -> None:
+    pushed = client.call(publishing_runs.push, "ann/one", FILES)
+    assert pushed["repo_id"] == "ann/one"
+    assert pushed["changed"]
+    assert pushed["url"] == f"{hub.endpoint}/ann/one"
+    assert added(hub, "ann/one") == 1
+    for name, text in FILES.items():
+        assert hub.read("ann/one", name).decode() == text
+    again = client.call(publishing_runs.push, "ann/one", FILES)
+    assert (again["changed"], again["commit"]) == (False, pushed["commit"])
+    assert added(hub, "ann/one") == 1
+
+
+def test_a_name_alone_is_the_accounts_own(hub: HubServer, client: Client) -> None:
+    assert client.call(publishing_runs.push, "alone", FILES, private=True)["repo_id"] == "ann/alone"
+    assert hub.repositories["ann/alone"].private
+
+
+REQUESTS = [
+    ("POST", "/api/validate-yaml"),
+    ("GET", "/api/models/[^/]+/[^/]+$"),
+    ("POST", "/api/repos/create"),
+    ("POST", "/preupload/"),
+    ("POST", "/info/lfs/objects/batch"),
+    ("PUT", ""),
+    ("POST", "/commit/"),
+]
+
+
+@pytest.mark.parametrize("kind", ["status", "cut", "lose", "truncate"])
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: f"{request[0]}{request[1][-12:]}")
+def test_one_fault_anywhere_and_still_one_commit(
+    hub: HubServer, client: Client, kind: str, request_: tuple[str, str]
+) -> None:
+    method, pattern = request_
+    fault = hub.faults.add(kind, method, pattern)  # type: ignore[arg-type]
+    place = f"ann/fault-{REQUESTS.index(request_)}-{kind}"
+    # A large file that the server has under another name would not be sent again.
+    pushed = client.call(publishing_runs.push, place, {**FILES, "learned_embeds.safetensors": f"{place}\0" * 100})
+    assert fault.met == 1
+    assert added(hub, place) == 1
+    assert hub.repositories[place].history()[0].title == "Add a word"
+    assert hub.read(place, "README.md").decode() == CARD
+    assert pushed["changed"]
+
+
+LOOKUPS = [("GET", "/api/models/lab/base$"), ("GET", "/api/models/ann/"), ("HEAD", "README.md"), ("GET", "README.md")]
+
+
+@pytest.mark.parametrize("kind", ["status", "cut", "truncate"])
+@pytest.mark.parametrize("request_", LOOKUPS, ids=lambda request: f"{request[0]}{request[1][-12:]}")
+def test_one_fault_while_looking_things_up(
+    hub: HubServer, client: Client, tmp_path: Path, kind: str, request_: tuple[str, str]
+) -> None:
+    """What is asked before the card can be written: the licence, and the card that is there."""
+    place = f"ann/lookup-{LOOKUPS.index(request_)}-{kind}"
+    client.call(publishing_runs.push, "lab/base", {"README.md": "---\nlicense: openrail++\n---\n# Base\n"})
+    folder = write_run(tmp_path / "run", pretrained_model_name_or_path="lab/base")
+    flags = ["publish", str(folder), "--repo_id", place]
+    assert client.call(publishing_runs.command, *flags)["code"] == 0
+    (folder / "previews" / "step-000040.png").unlink()
+    fault = hub.faults.add(kind, *request_)  # type: ignore[arg-type]
+    done = client.call(publishing_runs.command, *flags)
+    assert done["code"] == 0, done["err"]
+    assert fault.met == 1
+    assert "license: openrail++" in hub.read(place, "README.md").decode()
+    assert len(titles(hub, place)) == 3
+
+
+def test_files_go_by_xet_too(hub: HubServer, tmp_path: Path) -> None:
+    with Client(hub.endpoint, tmp_path / "home", "xet", token=ANN) as client:
+        files = {**FILES, "learned_embeds.safetensors": "by xet\0" * 100}
+        hub.faults.add("lose", "POST", "/commit/")
+        client.call(publishing_runs.push, "ann/xet", files)
+    assert added(hub, "ann/xet") == 1
+    assert hub.read("ann/xet", "learned_embeds.safetensors").decode() == files["learned_embeds.safetensors"]
+    assert hub.log.lines("GET", "xet-write-token")
+
+
+def test_a_commit_that_never_succeeds_leaves_no_half(hub: HubServer, client: Client) -> None:
+    hub.faults.add("status", "POST", "/commit/", times=None, status=503)
+    with pytest.raises(ClientError, match=r"trouble at the moment \(503"):
+        client.call(publishing_runs.push, "ann/never", FILES)
+    assert added(hub, "ann/never") == 0
+    assert len(hub.log.lines("POST", "/commit/")) == 4
+    hub.faults.clear()
+    assert client.call(publishing_runs.push, "ann/never", FILES)["changed"]
+    assert added(hub, "ann/never") == 1
+
+
+def test_a_lost_answer_is_found_again_and_not_sent_twice(hub: HubServer, client: Client) -> None:
+    client.call(publishing_runs.push, "ann/lost", FILES)
+    hub.log.clear()
+    hub.faults.add("lose", "POST", "/commit/")
+    files = {**FILES, "token_identifier.txt": "<other>"}
+    pushed = client.call(publishing_runs.push, "ann/lost", files)
+    assert len(hub.log.lines("POST", "/commit/")) == 1, "the branch was looked at before anything was sent again"
+    assert pushed["commit"] == hub.repositories["ann/lost"].history()[0].oid
+    assert added(hub, "ann/lost") == 2
+
+
+def test_a_pull_request_whose_answer_was_lost_is_not_opened_twice(hub: HubServer, client: Client) -> None:
+    client.call(publishing_runs.push, "ann/pr", FILES)
+    hub.faults.add("lose", "POST", "/commit/")
+    files = {**FILES, "token_identifier.txt": "<other>"}
+    pushed = client.call(publishing_runs.push, "ann/pr", files, create_pr=True)
+    assert pushed["url"].endswith("/ann/pr/discussions/1")
+    assert [ref for ref in hub.repositories["ann/pr"].refs if ref.startswith("refs/pr/")] == ["refs/pr/1"]
+    assert added(hub, "ann/pr") == 1, "main is as it was"
+
+
+def test_a_stale_parent_is_noticed(hub: HubServer, client: Client) -> None:
+    first = client.call(publishing_runs.push, "ann/stale", FILES)["commit"]
+    client.call(publishing_runs.push, "ann/stale", {**FILES, "a.txt": "somebody else's"})
+    with pytest.raises(ClientError, match=r"changed by somebody else in the meantime \(412\)"):
+        client.call(publishing_runs.push, "ann/stale", {**FILES, "b.txt": "mine"}, parent_commit=first)
+    assert added(hub, "ann/stale") == 2
+
+
+@pytest.mark.parametrize(
+    ("place", "named", "says"),
+    [
+        ("bob/theirs", {}, r"you may not write to bob/theirs \(403: .*You are ann and may publish under ann, lab"),
+        ("ann/read", {"token": ANN_READS}, r"403: .*The token of ann may only read; make one that may write"),
+        ("ann/unknown", {"token": "hf_nobody_write"}, "does not know this token"),
+        ("ann/-x-", {}, "'ann/-x-' is no name of a repository"),
+        ("ann/nothing", {"create_pr": True}, "no repository ann/nothing to open a pull request in"),
+    ],
+)
+def test_what_may_not_be_done_is_said(
+    hub: HubServer, client: Client, place: str, named: dict[str, object], says: str
+) -> None:
+    with pytest.raises(ClientError, match=says) as error:
+        client.call(publishing_runs.push, place, FILES, **named)
+    assert error.value.classes[:2] == ["PushError", "HubCardsError"]
+    assert place not in hub.repositories
+    assert "hf_" not in error.value.text
+    assert "hf_nobody" not in client.printed()
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ({"status": 413}, "larger than the Hub takes"),
+        ({"status": 400, "body": b'{"error": "odd file"}'}, "refused ann/said.*odd file"),
+        ({"status": 429, "headers": {"Retry-After": "600"}}, "a pause .*of 601 seconds"),
+        ({"status": 403, "body": b'{"error": "no: hf_ann_write"}'}, r"403: no: \*\*\*"),
+    ],
+)
+def test_refusals_of_the_commit_are_explained(
+    hub: HubServer, client: Client, fault: dict[str, object], says: str
+) -> None:
+    hub.faults.add("status", "POST", "/commit/", times=None, **fault)
+    with pytest.raises(ClientError, match=says) as error:
+        client.call(publishing_runs.push, "ann/said", FILES)
+    assert len(hub.log.lines("POST", "/commit/")) == 1, "tried once"
+    assert "hf_ann" not in error.value.text
+
+
+def test_a_short_pause_is_made(hub: HubServer, client: Client) -> None:
+    headers = {"RateLimit": '"api";r=0;t=0', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}
+    hub.faults.add("status", "POST", "/commit/", status=429, headers=headers)
+    client.call(publishing_runs.push, "ann/pause", FILES)
+    assert added(hub, "ann/pause") == 1
+
+
+def test_a_card_that_the_hub_does_not_take_stops_everything(hub: HubServer, client: Client) -> None:
+    refusal = b'{"errors": [{"message": "\\"license\\" must be one of ..."}], "warnings": []}'
+    hub.faults.add("status", "POST", "validate-yaml", status=400, body=refusal)
+    with pytest.raises(ClientError, match="does not accept the card.*license"):
+        client.call(publishing_runs.push, "ann/card", FILES)
+    assert "ann/card" not in hub.repositories
+    for text, says in {"# no metadata": "no metadata", "---\na: [\n---\n": "cannot be read"}.items():
+        with pytest.raises(ClientError, match=says):
+            client.call(publishing_runs.push, "ann/card", {"README.md": text})
+
+
+def test_a_public_repository_does_not_take_what_should_be_private(hub: HubServer, client: Client) -> None:
+    client.call(publishing_runs.push, "ann/public", FILES)
+    with pytest.raises(ClientError, match="exists and is public; nothing was sent"):
+        client.call(publishing_runs.push, "ann/public", {**FILES, "a.txt": "a"}, private=True)
+    assert added(hub, "ann/public") == 1
+
+
+def test_the_command_publishes_a_run(hub: HubServer, client: Client, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", report=True)
+    flags = ["publish", str(folder), "--repo_id", "ann/corgi", "--private", "--with_dataset", "--license", "mit"]
+    hub.faults.add("status", "POST", "/api/models/ann/corgi/commit/", status=403)
+    failed = client.call(publishing_runs.command, *flags)
+    assert failed["code"] == 1
+    assert re.search(
+        "you may not write to ann/corgi .*is as it was.\nTry again: textual-inversion publish", failed["err"]
+    )
+    again = client.call(publishing_runs.command, *flags)
+    assert again["code"] == 0, again["err"]
+    assert f"Published {hub.endpoint}/ann/corgi " in again["err"]
+    assert len(hub.repositories["datasets/ann/corgi-images"].history()) == len(titles(hub, "ann/corgi")) == 2
+    assert hub.repositories["datasets/ann/corgi-images"].private
+    files = hub.repositories["ann/corgi"].files()
+    assert {"README.md", "corgi.safetensors", "evaluation/report.json", "pictures/02.png"} <= set(files)
+    assert not [name for name in files if "checkpoint" in name or "training" in name or name.endswith(".pt")]
+    assert json.loads(hub.read("ann/corgi", "config.json"))["concepts"][0]["images"]["dataset_name"] == (
+        "ann/corgi-images"
+    )
+    assert "hf_ann" not in client.printed() + failed["err"] + again["err"]
+
+
+def test_a_card_that_was_edited_on_the_hub_is_kept_or_not_touched(
+    hub: HubServer, client: Client, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "run")
+    flags = ["publish", str(folder), "--repo_id", "ann/edited", "--license", "mit"]
+    assert client.call(publishing_runs.command, *flags)["code"] == 0
+    text = hub.read("ann/edited", "README.md").decode()
+    mark = "<!-- own section: about (kept when this card is written again) -->\n"
+    client.call(publishing_runs.push, "ann/edited", {"README.md": text.replace(mark, f"{mark}Good dog.\n")})
+    (folder / "previews" / "step-000040.png").unlink()
+    assert client.call(publishing_runs.command, *flags)["code"] == 0
+    text = hub.read("ann/edited", "README.md").decode()
+    assert "Good dog." in text
+    client.call(publishing_runs.push, "ann/edited", {"README.md": text.replace("## Training", "## My training")})
+    count = len(titles(hub, "ann/edited"))
+    refused = client.call(publishing_runs.command, *flags)
+    assert "marked places" in refused["err"]
+    client.call(publishing_runs.push, "ann/edited", {"README.md": text})
+    write_card(folder)
+    refused = client.call(publishing_runs.command, *flags)
+    assert re.search(r"holds text that .*card/README.md does not \(own section about\)", refused["err"])
+    assert len(titles(hub, "ann/edited")) == count + 1
+    assert client.call(publishing_runs.command, *flags, "--discard_edits")["code"] == 0
+    assert "Good dog." not in hub.read("ann/edited", "README.md").decode()
+
+
+def test_a_licence_is_taken_over_from_the_base_model(hub: HubServer, client: Client, tmp_path: Path) -> None:
+    card = {"README.md": "---\nlicense: openrail++\n---\n# Base\n"}
+    client.call(publishing_runs.push, "lab/base", card)
+    client.call(publishing_runs.push, "lab/bare", {"README.md": "---\ntags:\n- a\n---\n# Base\n"})
+    for base, says in {"lab/base": "license: openrail++", "lab/bare": None, "lab/missing": None}.items():
+        folder = write_run(tmp_path / base, pretrained_model_name_or_path=base)
+        place = f"ann/of-{base[4:]}"
+        done = client.call(publishing_runs.command, "publish", str(folder), "--repo_id", place)
+        assert done["code"] == 0, done["err"]
+        text = hub.read(place, "README.md").decode()
+        assert f"base_model: {base}" in text
+        assert (says or "license:") in text if says else "license:" not in text
+        assert ("states no licence to take over" in done["err"]) == (says is None)
+
+
+def test_a_collection_goes_on_where_it_stopped(hub: HubServer, client: Client, tmp_path: Path) -> None:
+    for name in ("fox", "hen"):
+        write_run(tmp_path / "runs" / name, f"<{name}>", report=True)
+    flags = ["publish", "--collection", str(tmp_path / "runs"), "--repo_id", "ann/animals", "--license", "mit"]
+    hub.faults.add("status", "POST", "/ann/hen/commit/", status=403)
+    assert client.call(publishing_runs.command, *flags)["code"] == 1
+    assert "ann/animals" not in hub.repositories
+    done = client.call(publishing_runs.command, *flags)
+    assert done["code"] == 0, done["err"]
+    assert "was there already" in done["err"].lower()
+    assert [len(titles(hub, place)) for place in ("ann/fox", "ann/hen", "ann/animals")] == [2, 2, 2]
+    index = hub.read("ann/animals", "README.md").decode()
+    assert "ann/fox" in index
+    assert "ann/hen" in index

@@ -1,0 +1,180 @@
+"""What a card tells of a run: settings, report and log, put into the records of `hub_cards`. Nothing is guessed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hub_cards.contents import BaseModel, CardContents, License, Metric, Protocol, Score, Training, Word
+from textual_inversion_ext import __version__
+from textual_inversion_ext.concept import LearnedConcept
+from textual_inversion_ext.config import TextualInversionConfig
+from textual_inversion_ext.publishing.citations import citations
+from textual_inversion_ext.publishing.cleaning import clean_text, is_local
+from textual_inversion_ext.publishing.files import RepositoryFiles
+from textual_inversion_ext.publishing.run import FinishedRun
+
+__all__ = ["base_model_of", "card_contents"]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+_POCKET = "pocket"
+# Settings that a reader of the card may want to see; all of them are in config.json.
+_TOLD = (
+    ("parametrization", "optimizer", "learning_rate", "scale_lr", "lr_scheduler", "train_batch_size")
+    + ("gradient_accumulation_steps", "resolution", "crop", "flip_p", "captions", "snr_gamma", "timestep_sampling")
+    + ("initialization", "stopping", "keep", "lora_rank", "mixed_precision", "seed")
+)
+
+
+def base_model_of(concept: LearnedConcept, config: TextualInversionConfig | None = None) -> BaseModel:
+    """Say which model a word belongs to.
+
+    Args:
+        concept: The word; its metadata name the model.
+        config: The run's settings, where they are known.
+
+    Returns:
+        The model; without a repository when it was a folder, a pipeline in memory, or the built-in one.
+    """
+    name = concept.metadata.get("base_model") or (config.pretrained_model_name_or_path if config else "")
+    family = concept.metadata.get("family") or None
+    if name == _POCKET:
+        lines = (
+            "from textual_inversion_ext import load_pipeline",
+            "",
+            'pipe = load_pipeline("pocket")  # pip install textual-inversion-ext',
+        )
+        return BaseModel("the pocket world (built into textual-inversion-ext)", family=family, load_lines=lines)
+    if is_local(name) or not _HUB_ID.fullmatch(name):
+        return BaseModel(clean_text(name) or "a model that has no name", family=family)
+    revision = concept.metadata.get("base_model_revision") or (config.revision if config else None)
+    return BaseModel(name, hub_id=name, revision=revision or None, family=family)
+
+
+def card_contents(
+    run: FinishedRun,
+    files: RepositoryFiles,
+    *,
+    repo_id: str | None = None,
+    license: License | None = None,
+    description: str = "",
+    dataset: str | None = None,
+    tags: tuple[str, ...] = (),
+) -> CardContents:
+    """Collect what the card of a run tells.
+
+    Args:
+        run: The run, or a word without one.
+        files: What is published of it.
+        repo_id: Where.
+        license: The licence, if one is known.
+        description: What the word means, in the publisher's own words.
+        dataset: The data set that the training pictures are published as.
+        tags: More tags.
+
+    Returns:
+        The contents.
+    """
+    concept, config, report = run.concept, run.config, files.report
+    word = Word(
+        concept.token,
+        files=files.embeddings,
+        ui_file=files.ui_file,
+        num_vectors=concept.num_vectors,
+        learnable_property=concept.metadata.get("learnable_property", "object"),
+        class_name=concept.metadata.get("class_name"),
+        initializer=clean_text(concept.metadata.get("initializer", "")) or None,
+    )
+    return CardContents(
+        words=(word,),
+        base_model=base_model_of(concept, config),
+        repo_id=repo_id,
+        description=clean_text(description),
+        license=license,
+        pictures=files.pictures,
+        lora_file=files.lora,
+        scores=_scores(report),
+        metrics=_metrics(report),
+        protocol=_protocol(report),
+        datasets=_datasets(run, dataset),
+        training=_training(run, report),
+        limits=tuple(str(note) for note in (report or {}).get("notes", [])),
+        citations=citations(config, run.fields, report),
+        library=f"textual-inversion-ext {concept.metadata.get('library_version', __version__)}",
+        tags=tags,
+    )
+
+
+def _scores(report: Mapping[str, Any] | None) -> tuple[Score, ...]:
+    return tuple(
+        Score(
+            metric=str(entry["metric"]),
+            subject=str(entry["subject"]),
+            mean=float(entry["mean"]),
+            standard_error=entry.get("standard_error"),
+            n=entry.get("n"),
+            prompt=entry.get("prompt"),
+        )
+        for entry in (report or {}).get("scores", [])
+    )
+
+
+def _metrics(report: Mapping[str, Any] | None) -> tuple[Metric, ...]:
+    if report is None:
+        return ()
+    from textual_inversion_ext.evaluation.metrics import METRICS
+
+    found: dict[str, Metric] = {}
+    for entry in report.get("scores", []):
+        name = str(entry["metric"])
+        key, _, backbone = name.partition(" (")
+        title = f"{METRICS[key].title} ({backbone}" if key in METRICS and backbone else name
+        found.setdefault(name, Metric(name, title, bool(entry.get("higher_is_better", True))))
+    return tuple(found.values())
+
+
+def _protocol(report: Mapping[str, Any] | None) -> Protocol | None:
+    rules = (report or {}).get("protocol")
+    if report is None or not isinstance(rules, Mapping):
+        return None
+    settings = report.get("settings", {})
+    left_out = rules.get("text_mode", "omit") == "omit"
+    return Protocol(
+        name=str(rules.get("name", "")),
+        source=str(rules.get("source", "")),
+        prompts=len(rules.get("prompts", [])) or None,
+        seeds=len(rules.get("seeds", [])) or None,
+        steps=settings.get("num_inference_steps"),
+        guidance_scale=settings.get("guidance_scale"),
+        text="nothing (it was left out)" if left_out else "the class word",
+    )
+
+
+def _datasets(run: FinishedRun, dataset: str | None) -> tuple[str, ...]:
+    images = run.fields.get("images")
+    name = str(images.get("dataset_name", "")) if isinstance(images, Mapping) else ""
+    used = [name] if _HUB_ID.fullmatch(name) and not Path(name).exists() else []
+    return tuple(dict.fromkeys([*used, *([dataset] if dataset else [])]))
+
+
+def _training(run: FinishedRun, report: Mapping[str, Any] | None) -> Training:
+    told, config = run.concept.metadata, run.config
+    plain = TextualInversionConfig()
+    settings = {
+        name: str(value)
+        for name in _TOLD
+        if config is not None and ((value := getattr(config, name)) != getattr(plain, name) or name == "learning_rate")
+    }
+    steps = told.get("steps", "")
+    versions = {"textual-inversion-ext": told["library_version"]} if "library_version" in told else {}
+    references = (report or {}).get("concept", {}).get("references")
+    return Training(
+        images=references or None,
+        steps=int(steps) if steps.isdigit() else None,
+        seconds=run.log.get("seconds"),
+        versions={**versions, **{str(name): str(text) for name, text in (report or {}).get("versions", {}).items()}},
+        settings={name: clean_text(text) for name, text in settings.items()},
+        digest=told.get("training_data_digest"),
+    )

@@ -1,0 +1,106 @@
+"""The training pictures as a data set of their own: an imagefolder with captions and a card. Only when asked for."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+from hub_cards.card import Card
+from hub_cards.contents import License, Picture
+from hub_cards.dataset import DatasetContents
+from hub_cards.publication import CARD, Publication
+from textual_inversion_ext import __version__
+from textual_inversion_ext.concept import ConceptSpec
+from textual_inversion_ext.config import TextualInversionConfig
+from textual_inversion_ext.errors import PublishError, TextualInversionError
+from textual_inversion_ext.publishing.cleaning import clean_text
+from textual_inversion_ext.publishing.run import FinishedRun
+from textual_inversion_ext.publishing.settings import PublishSettings
+
+__all__ = ["dataset_publication"]
+
+_SHOWN = 4
+# A picture with more pixels is written as JPEG: without loss, a camera's takes tens of megabytes.
+_MOST_LOSSLESS = 1024 * 1024
+
+
+def dataset_publication(run: FinishedRun, settings: PublishSettings, license: License | None) -> Publication:
+    """Lay the training pictures out as a data set.
+
+    Args:
+        run: The run; its settings say where the pictures are.
+        settings: How it is published; the data set is private if the concept is.
+        license: The licence of the pictures; None when none was asked for. A base model's says nothing about them.
+
+    Returns:
+        ``train/0001.png``, ..., ``train/metadata.jsonl`` where there are captions, and a card.
+
+    Raises:
+        PublishError: The pictures are not here any more.
+    """
+    repo_id = settings.dataset_repo_id or f"{settings.repo_id}-images"
+    files: dict[str, bytes | Path] = {}
+    shown: list[Picture] = []
+    lines = []
+    for number, (content, ending, caption) in enumerate(_pictures(run), start=1):
+        name = f"{number:04d}{ending}"
+        files[f"train/{name}"] = content
+        lines.append({"file_name": name, "text": caption})
+        shown.append(Picture(f"train/{name}", caption))
+    captions = sum(bool(line["text"]) for line in lines)
+    if captions:
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        files["train/metadata.jsonl"] = text.encode()
+    contents = DatasetContents(
+        title=f"Pictures of {run.concept.token}",
+        images=len(lines),
+        repo_id=repo_id,
+        token=run.concept.token,
+        model_repo_id=settings.repo_id,
+        captions=captions,
+        pictures=tuple(shown[:_SHOWN]),
+        license=license,
+        library=f"textual-inversion-ext {__version__}",
+    )
+    files[CARD] = Card.of(contents).markdown().encode()
+    return Publication(
+        repo_id,
+        files,
+        message=f"Add {len(lines)} pictures",
+        repo_type="dataset",
+        private=settings.private or None,
+        create_pr=settings.create_pr,
+    )
+
+
+def _pictures(run: FinishedRun) -> list[tuple[bytes, str, str]]:
+    """Content, ending and caption of every training picture; upright, and nothing but pixels."""
+    from textual_inversion_ext.data.sources.collect import collect_samples
+
+    if not run.fields.get("images"):
+        raise PublishError("the run does not say where its pictures are, so they cannot be published with it.")
+    config = run.config or TextualInversionConfig()
+    # Masks and backgrounds belong to one training, not to the pictures.
+    plain = TextualInversionConfig(
+        image_column=config.image_column,
+        caption_column=config.caption_column,
+        captions=config.captions,
+        skip_bad_images=config.skip_bad_images,
+    )
+    try:
+        samples, _ = collect_samples(ConceptSpec.from_dict(run.fields), plain)
+    except TextualInversionError as error:
+        raise PublishError(f"the run's pictures cannot be published: {error}") from error
+    found = []
+    for sample in samples:
+        picture = sample.open()
+        written = io.BytesIO()
+        lossless = picture.width * picture.height <= _MOST_LOSSLESS
+        picture.info.clear()
+        if lossless:
+            picture.save(written, "PNG", optimize=True)
+        else:
+            picture.save(written, "JPEG", quality=95, subsampling=0)
+        found.append((written.getvalue(), ".png" if lossless else ".jpg", clean_text(sample.caption or "")))
+    return found
