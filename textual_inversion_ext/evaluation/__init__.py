@@ -1,0 +1,1 @@
+"""Is the word any good: metrics, protocols, reports, comparisons."""

@@ -1,0 +1,75 @@
+"""Do the samples of a prompt obey it on average, in CLIP's eyes?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from textual_inversion_ext.evaluation.backbones import ImageTextBackbone
+from textual_inversion_ext.evaluation.metric_parts import MetricParts
+from textual_inversion_ext.evaluation.metrics.base import Metric, Scored
+
+
+class ClipTextOfMeansMetric(Metric):
+    r"""Cosine between a text and the mean CLIP embedding of its samples, dealt out to the samples.
+
+    A sample's share is its own cosine divided by the length of the mean embedding, so that the mean over the samples of
+    a prompt is
+
+    .. math:: \cos\Big(t, \tfrac1n \sum_i x_i\Big) = \frac1n \sum_i \frac{t \cdot x_i}{\|\tfrac1n \sum_j x_j\|}
+
+    It is larger than the mean of cosines (``clip_text``) and grows with the spread of the samples.
+
+    Source: the wording of Gal et al. 2022, section 5.2: "the average CLIP-space embedding of the generated images" and
+    its cosine to the text's. Their code takes the mean of cosines instead.
+
+    Args:
+        backbone: embeds the pictures and the texts.
+    """
+
+    key = "clip_text_of_means"
+    title = "CLIP text score of mean embeddings"
+    citation = """@inproceedings{gal2023image,
+  title     = {An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion},
+  author    = {Gal, Rinon and Alaluf, Yuval and Atzmon, Yuval and Patashnik, Or and Bermano, Amit Haim and
+               Chechik, Gal and Cohen-Or, Daniel},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2023}
+}"""
+    aspect = "obedience"
+    needs = frozenset({"prompts"})
+    samples_matter = True
+
+    def __init__(self, backbone: ImageTextBackbone) -> None:
+        super().__init__(backbone.name)
+        self.network = backbone
+
+    @classmethod
+    def build(cls, parts: MetricParts) -> ClipTextOfMeansMetric:
+        """Take the CLIP backbone; see the base class.
+
+        Args:
+            parts: ``clip`` is used.
+
+        Returns:
+            The metric.
+        """
+        return cls(parts.images_and_texts())
+
+    def score(self, scored: Scored) -> Tensor:
+        """Compare each prompt's samples with its text; see the base class.
+
+        Args:
+            scored: ``images`` and ``prompts`` are used.
+
+        Returns:
+            (n,) shares; their mean over the samples of a prompt is the cosine.
+        """
+        groups = scored.samples()
+        features = self.network.images(scored.images)
+        texts = self.network.texts([scored.prompts[group[0]] for group in groups])
+        scores = torch.empty(len(features))
+        for group, text in zip(groups, texts, strict=True):
+            own = features[group]
+            scores[group] = (own @ text) / own.mean(0).norm()
+        return scores

@@ -1,0 +1,223 @@
+"""One evaluation: which pictures have to be made, for whom, and what the metrics say of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from textual_inversion_ext.evaluation.attributes import attribute_scores, even_scores
+from textual_inversion_ext.evaluation.baselines import (
+    CAPTION_SEEDS,
+    Subject,
+    caption_subjects,
+    choose_caption,
+    class_subject,
+    initial_subject,
+    real_picture_scores,
+    word_subject,
+)
+from textual_inversion_ext.evaluation.gallery import Gallery, progress_bar
+from textual_inversion_ext.evaluation.material import Material
+from textual_inversion_ext.evaluation.metrics import LikenessMetric, Metric, Scored
+from textual_inversion_ext.evaluation.pairs import pair_scores
+from textual_inversion_ext.evaluation.picture_files import write_picture
+from textual_inversion_ext.evaluation.protocols import ProtocolPrompt
+from textual_inversion_ext.evaluation.report import (
+    CAPTION,
+    CLASS_WORD,
+    INITIAL_ROWS,
+    REAL_PICTURES,
+    PictureSet,
+    Score,
+)
+from textual_inversion_ext.evaluation.rules import Rules
+from textual_inversion_ext.evaluation.texts import scored_text
+
+PICTURES = "pictures"
+"""Folder of the pictures in that of the report."""
+REFERENCES = "references"
+"""Folder of copies of the real pictures, for pages that show them."""
+_REFERENCE_SIDE = 512
+
+
+class Session:
+    """Makes the pictures of an evaluation and scores them.
+
+    Args:
+        pipeline: The model, with the sampler of the rules.
+        rules: What is made and measured.
+        folder: Folder of the report.
+        materials: The concepts, one for each place of a prompt.
+
+    Attributes:
+        subjects: Whose pictures were made; filled by `scores`.
+        notes: What a reader has to know beside the protocol's notes; filled by `scores`.
+    """
+
+    def __init__(self, pipeline: DiffusionPipeline, rules: Rules, folder: Path, materials: Sequence[Material]) -> None:
+        self.pipeline, self.rules, self.folder = pipeline, rules, folder
+        self.materials = tuple(materials)
+        self.gallery = Gallery(folder / PICTURES)
+        self.subjects: tuple[Subject, ...] = ()
+        self.notes: tuple[str, ...] = ()
+
+    def scores(self) -> tuple[Score, ...]:
+        """Make all pictures and score them.
+
+        Returns:
+            The scores, subject after subject.
+        """
+        self.subjects = tuple(self._choose_subjects())
+        made = self._make_all()
+        rules, first = self.rules, self.materials[0]
+        pair = len(self.materials) > 1
+        metrics = [metric for metric in rules.metrics if not (pair and isinstance(metric, LikenessMetric))]
+        found = []
+        for subject in self.subjects:
+            for metric in metrics:
+                found += self._scores_of(metric, subject, made[subject.name])
+            for attribute in rules.protocol.attributes:
+                pictures = [picture for row in made[subject.name] for picture in row]
+                network = rules.parts.images_and_texts()
+                found += attribute_scores(attribute, network, subject.name, pictures, first.class_word)
+        for attribute in rules.protocol.attributes:
+            count = len(rules.prompts) * len(rules.seeds)
+            found += even_scores(attribute, rules.parts.images_and_texts().name, count)
+        if pair:
+            for metric in rules.metrics:
+                if isinstance(metric, LikenessMetric):
+                    found += self._pair_scores(metric, made)
+        elif REAL_PICTURES in rules.baselines:
+            found += real_picture_scores(metrics, first)
+        return tuple(found)
+
+    def picture_sets(self) -> tuple[PictureSet, ...]:
+        """Say where the pictures lie, and put copies of the real ones beside them.
+
+        Returns:
+            One record for each subject and prompt, and one for the real pictures of each concept.
+
+        Raises:
+            StorageError: A copy cannot be written.
+        """
+        sets = []
+        for subject in self.subjects:
+            texts = [subject.text(prompt) for prompt in self.rules.prompts]
+            files = self.gallery.files(self.pipeline, subject.concepts, texts, self.rules.seeds, self.rules.settings)
+            for prompt, text, row in zip(self.rules.prompts, texts, files, strict=True):
+                names = tuple(self._relative(file) for file in row)
+                sets.append(
+                    PictureSet(subject=subject.name, prompt=prompt.text, text=text, files=names, seeds=self.rules.seeds)
+                )
+        for material in self.materials:
+            sets.append(PictureSet(subject=REAL_PICTURES, prompt=None, text="", files=self._copies(material)))
+        return tuple(sets)
+
+    def _choose_subjects(self) -> list[Subject]:
+        """The word, and those baselines that are asked for and known."""
+        chosen: list[Subject | None] = [word_subject(*self.materials)]
+        asked, first = self.rules.baselines, self.materials[0]
+        if CLASS_WORD in asked:
+            chosen.append(class_subject(*self.materials))
+            if chosen[-1] is None:
+                self.notes += ("No class word is known, so the word is not measured against it.",)
+        if len(self.materials) == 1 and CAPTION in asked:
+            chosen.append(self._caption(first))
+        if len(self.materials) == 1 and INITIAL_ROWS in asked:
+            chosen.append(initial_subject(self.pipeline, first))
+            if chosen[-1] is None:
+                self.notes += (
+                    "The rows that training started from cannot be made again without the run, so they are missing.",
+                )
+        return [subject for subject in chosen if subject is not None]
+
+    def _caption(self, material: Material) -> Subject | None:
+        candidates = caption_subjects(material)
+        if not candidates:
+            self.notes += ("No caption is known; give a file of them to measure the word against the best.",)
+            return None
+        metric = next((metric for metric in self.rules.metrics if isinstance(metric, LikenessMetric)), None)
+        if len(candidates) == 1 or metric is None:
+            return candidates[0]
+        fitting = [prompt for prompt in self.rules.prompts if prompt.aim != "obedience"]
+        prompt = (fitting or self.rules.prompts)[0]
+        texts = [candidate.text(prompt) for candidate in candidates]
+        made = self.gallery.pictures(self.pipeline, (), texts, CAPTION_SEEDS, self.rules.settings)
+        self.notes += (
+            f"The caption is the best of {len(candidates)}, chosen by {metric.name} on {len(CAPTION_SEEDS)} other"
+            f" seeds of {prompt.text!r}.",
+        )
+        return choose_caption(candidates, made, metric, material.references)
+
+    def _make_all(self) -> dict[str, list[list[Image.Image]]]:
+        """Subject -> pictures by prompt and seed, under one bar."""
+        seeds, settings = self.rules.seeds, self.rules.settings
+        texts = {subject.name: [subject.text(prompt) for prompt in self.rules.prompts] for subject in self.subjects}
+        missing = sum(
+            self.gallery.missing(self.pipeline, subject.concepts, texts[subject.name], seeds, settings)
+            for subject in self.subjects
+        )
+        with progress_bar(missing) as bar:
+            return {
+                subject.name: self.gallery.pictures(
+                    self.pipeline, subject.concepts, texts[subject.name], seeds, settings, bar=bar
+                )
+                for subject in self.subjects
+            }
+
+    def _scored_text(self, prompt: ProtocolPrompt) -> str:
+        if self.rules.text_mode == "omit":
+            return scored_text(prompt.text)
+        return prompt.described(*(material.class_word or "" for material in self.materials))
+
+    def _scores_of(self, metric: Metric, subject: Subject, made: Sequence[Sequence[Image.Image]]) -> list[Score]:
+        """Scores by prompt, and over those prompts whose aim is the metric's."""
+        first, found, overall = self.materials[0], [], []
+        for prompt, pictures in zip(self.rules.prompts, made, strict=True):
+            scored = Scored(
+                tuple(pictures), (self._scored_text(prompt),) * len(pictures), first.references, first.truth
+            )
+            if metric.lacks(scored):
+                continue
+            values = [value for value in metric(scored).tolist() if value == value]
+            if not values:
+                continue
+            found.append(_score(metric, subject.name, values, prompt.text))
+            if metric.aspect == "diversity" or prompt.aim in ("both", metric.aspect):
+                overall += values
+        return [_score(metric, subject.name, overall, None), *found] if overall else found
+
+    def _pair_scores(self, metric: LikenessMetric, made: dict[str, list[list[Image.Image]]]) -> list[Score]:
+        by_prompt = {
+            name: {prompt.text: row for prompt, row in zip(self.rules.prompts, rows, strict=True)}
+            for name, rows in made.items()
+        }
+        return pair_scores(metric, by_prompt, *self.materials)
+
+    def _relative(self, file: Path) -> str:
+        return Path(os.path.relpath(file, self.folder)).as_posix()
+
+    def _copies(self, material: Material) -> tuple[str, ...]:
+        names = []
+        for number, picture in enumerate(material.references):
+            small = picture.copy()
+            small.thumbnail((_REFERENCE_SIDE, _REFERENCE_SIDE), Image.Resampling.LANCZOS)
+            file = self.folder / REFERENCES / material.concept.name / f"{number:03d}.png"
+            write_picture(file, small, "", {})
+            names.append(self._relative(file))
+        return tuple(names)
+
+
+def _score(metric: Metric, subject: str, values: Sequence[float], prompt: str | None) -> Score:
+    return Score.of(
+        metric.name,
+        subject,
+        values,
+        prompt=prompt,
+        backbone=metric.backbone,
+        higher_is_better=metric.higher_is_better,
+    )
