@@ -26,12 +26,17 @@ _MODULE_OF_NAME = {
     "DataError": "errors",
     "DistributedError": "errors",
     "EmbeddingFileError": "errors",
+    "EvaluationReport": "evaluation.report",
+    "Evaluator": "evaluation.evaluator",
     "HubDataset": "concept",
     "ImageError": "errors",
     "LearnedConcept": "concept",
     "MissingDependencyError": "errors",
     "ModelError": "errors",
     "OutputFolderError": "errors",
+    "PublishError": "errors",
+    "RECIPES": "recipes",
+    "ReportError": "errors",
     "StorageError": "errors",
     "TextualInversionConfig": "config",
     "TextualInversionError": "errors",
@@ -63,10 +68,14 @@ if TYPE_CHECKING:
     from .errors import MissingDependencyError as MissingDependencyError
     from .errors import ModelError as ModelError
     from .errors import OutputFolderError as OutputFolderError
+    from .errors import PublishError as PublishError
+    from .errors import ReportError as ReportError
     from .errors import StorageError as StorageError
     from .errors import TextualInversionError as TextualInversionError
     from .errors import TrainingDiverged as TrainingDiverged
     from .errors import TrainingInterrupted as TrainingInterrupted
+    from .evaluation.evaluator import Evaluator as Evaluator
+    from .evaluation.report import EvaluationReport as EvaluationReport
     from .files import load_concept as load_concept
     from .files import save_concept as save_concept
     from .pipelines.loading import load_pipeline as load_pipeline
@@ -93,6 +102,7 @@ if TYPE_CHECKING:
     from .pipelines.words.ready import (
         ConceptStableDiffusionXLPipeline as ConceptStableDiffusionXLPipeline,
     )
+    from .recipes import RECIPES as RECIPES
     from .records import TrainingResult as TrainingResult
     from .training.trainer import TextualInversionTrainer as TextualInversionTrainer
 

@@ -10,7 +10,7 @@ import pytest
 from tests.runs import rows_of, save_images, save_model, train_flags
 from textual_inversion_ext import ConfigError, TextualInversionConfig, __version__
 from textual_inversion_ext.cli.main import VERBS, main
-from textual_inversion_ext.cli.parser import IGNORED_FLAGS, TrainCommand, add_train_flags, read_train_flags
+from textual_inversion_ext.cli.parser import IGNORED_FLAGS, HubRequest, TrainCommand, add_train_flags, read_train_flags
 
 # The training command of diffusers' examples/textual_inversion/README.md, and an older form of it.
 README_COMMAND = [
@@ -66,22 +66,24 @@ def test_the_command_of_diffusers_readme_means_the_same() -> None:
     assert (config.lr_scheduler, config.lr_warmup_steps, config.output_dir) == ("constant", 0, "textual_inversion_cat")
     (concept,) = command.concepts
     assert (concept.placeholder_token, concept.initializer, concept.images) == ("<cat-toy>", "toy", "./cat")
-    assert [notice.split()[0] for notice in command.notices] == ["--push_to_hub", "To"]
-    assert "hf upload" in command.notices[1] and "textual_inversion_cat" in command.notices[1]
+    assert command.notices == ()
+    assert command.hub == HubRequest("textual_inversion_cat")
 
 
 def test_the_command_of_diffusers_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_model(tmp_path / "model")
     save_images(tmp_path / "cat")
-    # Only the model, the picture size it can hold, the word it knows and the number of steps are swapped.
+    # Only the model, the picture size it can hold, the word it knows and the number of steps are swapped. Nothing is
+    # published: tests/unit/test_publishing_hub.py does that.
     swapped = [
         "--pretrained_model_name_or_path=model",
         "--resolution=16",
         "--initializer_token=cat",
         "--max_train_steps=2",
     ]
-    kept = [flag for flag in README_COMMAND if flag.split("=")[0] not in {own.split("=")[0] for own in swapped}]
+    swapped_out = {"--push_to_hub", *(own.split("=")[0] for own in swapped)}
+    kept = [flag for flag in README_COMMAND if flag.split("=")[0] not in swapped_out]
     assert main(["train", *swapped, *kept]) == 0
     assert rows_of(tmp_path / "textual_inversion_cat").shape == (1, 16)
 
@@ -95,11 +97,21 @@ def test_a_flag_without_meaning_gets_one_line(flag: str) -> None:
 
 
 def test_a_token_is_never_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main([*train_flags(tmp_path, hub_token="hf_secret"), "--push_to_hub", "--hub_model_id", "me/cat"]) == 0
+    flags = train_flags(tmp_path, hub_token="hf_secret")
+    assert main(flags) == 0
+    assert main([*flags, "--overwrite_output_dir", "--push_to_hub", "--hub_model_id", "me/cat"]) == 1
     shown = "".join(capsys.readouterr())
     assert "hf_secret" not in shown
-    assert "hf upload me/cat" in shown
+    assert "--hub_token has no effect without --push_to_hub" in shown
+    assert "offline mode is on" in shown
     assert not [file for file in (tmp_path / "out").rglob("*.json*") if "hf_secret" in file.read_text()]
+    assert "hf_secret" not in repr(read("--train_data_dir=x", "--placeholder_token=<a>", *flags[-2:], "--push_to_hub"))
+
+
+def test_what_cannot_be_published_is_not_trained_first(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main([*train_flags(tmp_path, hub_model_id="a--b"), "--push_to_hub"]) == 1
+    assert "'a--b' is no name of a repository" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_settings_have_the_defaults_of_the_config() -> None:

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 from tests.tiny import tiny_pipeline
 from textual_inversion_ext.cli.main import main
-from textual_inversion_ext.cli.vocabulary import open_vocabularies
 from textual_inversion_ext.concept import LearnedConcept
 from textual_inversion_ext.errors import ModelError
+from textual_inversion_ext.pipelines.vocabularies import open_vocabularies
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def test_ordinary_tokens_are_accepted(token: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [("num_vectors", 0), ("num_vectors", -1), ("num_vectors", 1.5), ("num_vectors", True), ("num_vectors", "2")]
-    + [("learnable_property", "thing"), ("initializer", None), ("class_name", 3)],
+    + [("learnable_property", "thing"), ("initializer", None), ("class_name", 3), ("initialization", 3)],
 )
 def test_values_out_of_range_name_the_field_and_the_value(field: str, value: object) -> None:
     with pytest.raises(ConceptError) as caught:

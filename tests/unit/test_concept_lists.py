@@ -49,6 +49,21 @@ def test_a_file_with_a_concept_a_line(tmp_path: Path) -> None:
     assert concepts("--concepts", file)[2].images == HubDataset(str(tmp_path / "user" / "c"), "test")
 
 
+def test_how_a_line_starts_is_its_own(tmp_path: Path) -> None:
+    (tmp_path / "dog").mkdir()
+    lines = [
+        {"placeholder_token": "<a>", "images": "a", "initializer": "dog", "initialization": "file"},
+        {"placeholder_token": "<b>", "images": "b", "initializer": "dog"},
+        {"placeholder_token": "<c>", "images": "c", "initializer": "user/corgi", "initialization": "file"},
+    ]
+    command = read("--concepts", write(tmp_path / "mine.jsonl", *lines), "--initialization", "cross")
+    assert command.config.initialization == "cross"
+    assert [(spec.initializer, spec.initialization) for spec in command.concepts] == [
+        *((str(tmp_path / "dog"), "file"), ("dog", None), ("user/corgi", "file")),
+    ]
+    assert [ConceptSpec.from_dict(spec.to_dict()) for spec in command.concepts] == list(command.concepts)
+
+
 def test_a_folder_of_folders(tmp_path: Path) -> None:
     for name in ("dog 10", "dog 2", ".hidden", "__MACOSX"):
         save_images(tmp_path / name, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,23 @@ def test_the_trainer_starts_there(name: str, tmp_path: Path) -> None:
     result = TextualInversionTrainer(config, [concept], pipeline=pipeline).train()
     rows = result.concepts[0].vectors["clip_l"]
     assert torch.allclose(rows, start(adapter_for(pipeline).slots[0], concept, name), atol=1e-6)
+
+
+def test_a_concept_may_have_its_own_way_to_start(tmp_path: Path) -> None:
+    pipeline, slot = tiny_pipeline(), adapter_for(tiny_pipeline()).slots[0]
+    concepts = [
+        ConceptSpec("<x>", tiny_images(2), "red dog", initialization="phrase"),
+        ConceptSpec("<y>", tiny_images(2), "dog"),
+    ]
+    config = TextualInversionConfig(
+        output_dir=str(tmp_path), initialization="cross", max_train_steps=1, learning_rate=1e-9, train_batch_size=1
+    )
+    result = TextualInversionTrainer(config, concepts, pipeline=pipeline).train()
+    for learned, spec, name in zip(result.concepts, concepts, ("phrase", "cross"), strict=True):
+        assert torch.allclose(learned.vectors["clip_l"], start(slot, spec, name), atol=1e-6)
+        assert json.loads(learned.metadata["recipe"])["initialization"] == name
+    with pytest.raises(ConfigError, match="'random'; allowed: auto, .*cross.*words"):
+        TextualInversionTrainer(config, [ConceptSpec("<x>", None, "dog", initialization="random")])
 
 
 def _fields() -> Any:

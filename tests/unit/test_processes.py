@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 from pathlib import Path
 from typing import Any
@@ -109,9 +110,22 @@ def part(done: dict[str, int], step: int, **facts: Any) -> Part:
         "age": torch.tensor([done[token] for token in owners]),
         "scale": torch.tensor([100.0 + done[token] for token in done]),
     }
-    counts, evaluated = [1] * len(done), [[[have, 0.5]] for have in done.values()]
+    counts, evaluated = [1] * len(done), [[(have, 0.5)] for have in done.values()]
     progress = Progress(step, list(done.values()), counts, evaluated, seconds=float(step), first_step=step)
     return Part(rows, tensors, progress, {**FACTS, **facts})
+
+
+def test_long_histories_are_short_in_a_checkpoint_and_come_back_bit_for_bit(tmp_path: Path) -> None:
+    generator, many = torch.Generator().manual_seed(0), 500
+    losses = [(torch.rand(many, generator=generator) * 10.0**power).tolist() for power in (-30, -2, 0, 30)]
+    losses[0][:3] = torch.tensor([math.inf, 0.0, 1e-45]).tolist()
+    histories = [[(10 * number, loss) for number, loss in enumerate(own, start=1)] for own in losses]
+    progress = Progress(5000, [5000] * 4, [0] * 4, histories, first_step=5000)
+    save_checkpoint(tmp_path / "checkpoint-5000", Part(dict.fromkeys("abcd", 1), {}, progress, FACTS))
+    file = tmp_path / "checkpoint-5000" / "state.json"
+    assert file.stat().st_size < 4 * many * 21 + 1000
+    assert json.loads(file.read_text())["done"] == [5000] * 4
+    assert read_checkpoint(file.parent).progress == progress
 
 
 def test_checkpoints_are_taken_apart_and_put_together(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -142,6 +144,21 @@ def test_a_file_says_no_class_word(tmp_path: object) -> None:
         run_with(spec, anchor_weight=1.0)
     run_with(spec, initial_l2_weight=1.0)
     run_with(ConceptSpec("<corgi>", tiny_images(3), file, class_name="dog"), anchor_weight=1.0)
+
+
+def test_a_bare_name_of_a_repository_is_no_class_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks like a word, and is one of the vocabulary here; only ``initialization`` says that it is none."""
+    save_concept(
+        LearnedConcept("<old>", {"clip_l": torch.randn(1, 16)}), tmp_path / "dog" / "learned_embeds.safetensors"
+    )
+    monkeypatch.chdir(tmp_path)
+    spec = ConceptSpec("<corgi>", tiny_images(3), "dog", initialization="file")
+    with pytest.raises(ConceptError, match=r"<corgi>.*starts from a file.*--class_name"):
+        run_with(spec, anchor_weight=1.0)
+    run_with(ConceptSpec("<corgi>", tiny_images(3), "dog", class_name="cat", initialization="file"), anchor_weight=1.0)
+    of_run = TextualInversionConfig(anchor_weight=1.0, initialization="file")
+    with pytest.raises(ConceptError, match="starts from a file"):
+        tiny_run([CORGI], config=of_run)
 
 
 def test_a_word_that_fills_the_prompt_has_no_context() -> None:

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaint
 from PIL import Image, ImageChops
 
 from tests.runs import save_images, train_flags
-from tests.tiny import tiny_images
+from tests.tiny import tiny_images, tiny_pipeline
 from tests.tiny_families import WIDTH_G, WIDTH_L, rows, tiny_inpainting, tiny_sdxl, tiny_sdxl_inpainting
 from textual_inversion_ext import (
     ConceptSpec,
@@ -24,8 +24,10 @@ from textual_inversion_ext import (
     sample,
 )
 from textual_inversion_ext.cli.main import main
+from textual_inversion_ext.pipelines.loading import documented_sampling
 from textual_inversion_ext.pipelines.sampling import SampleSettings
 from textual_inversion_ext.pipelines.words.loader import add_concept_loading
+from textual_inversion_ext.pipelines.words.pooling import recorded_pooling
 
 FAST = SampleSettings(num_inference_steps=2)
 WORD = LearnedConcept("<tok>", {"clip_l": rows(2, WIDTH_L), "clip_g": rows(2, WIDTH_G, seed=1)})
@@ -60,9 +62,47 @@ def test_a_whole_run(tmp_path: Path) -> None:
     asked = ["--concept", str(out), "--prompt", "a <tok> photo", "--seed", "3", "--num_inference_steps", "2"]
     assert main(["generate", *asked, "--output_dir", str(folder)]) == 0
     generated = Image.open(folder / "prompt-00_seed-3.png")
-    settings = {"num_inference_steps": 2, "guidance_scale": 7.5, "generator": torch.Generator().manual_seed(3)}
-    whole = StableDiffusionXLPipeline.from_pretrained(out)  # plain diffusers, the word built in
+    settings = {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(3)}
+    whole = StableDiffusionXLPipeline.from_pretrained(out)  # plain diffusers, the word built in, its own guidance
     assert same(generated, whole("a <tok> photo", **settings).images[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "expected"),
+    [("x", tiny_pipeline, (50, 7.5)), ("x", tiny_sdxl, (50, 5.0)), ("pocket", tiny_pipeline, (30, 4.0))],
+)
+def test_a_model_is_sampled_as_its_pipeline_class_documents(name: str, make: Any, expected: tuple[int, float]) -> None:
+    assert documented_sampling(name, make()) == expected
+    assert documented_sampling("anything") == (50, 7.5)
+
+
+def test_pictures_are_pooled_as_the_words_were_learned(tmp_path: Path) -> None:
+    """Against plain diffusers with the two files, which takes the word for the prompt's end."""
+    assert main(flags_for(tmp_path, tiny_sdxl(), pooling="diffusers")) == 0
+    out, asked = tmp_path / "out", ["--prompt", "a <tok> photo", "--seed", "3", "--num_inference_steps", "2"]
+    assert main(["generate", "--concept", str(out), *asked, "--output_dir", str(tmp_path / "pictures")]) == 0
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "model")
+    parts = ((pipeline.tokenizer, pipeline.text_encoder), (pipeline.tokenizer_2, pipeline.text_encoder_2))
+    for name, (tokenizer, text_encoder) in zip(("learned_embeds", "learned_embeds_2"), parts, strict=True):
+        pipeline.load_textual_inversion(out / f"{name}.safetensors", tokenizer=tokenizer, text_encoder=text_encoder)
+    plain = pipeline("a <tok> photo", num_inference_steps=2, generator=torch.Generator().manual_seed(3))
+    generated = Image.open(tmp_path / "pictures" / "prompt-00_seed-3.png")
+    assert same(generated, plain.images[0])
+    at_end = LearnedConcept("<tok>", load_concept(out).vectors)
+    ((other,),) = sample(load_pipeline(tmp_path / "model"), [at_end], ["a <tok> photo"], [3], SampleSettings(2, 5.0))
+    assert not same(generated, other)
+
+
+@pytest.mark.parametrize("recipe", ['{"pooling": "end"}', "{}", "[3]", "{", None])
+def test_words_that_were_learned_otherwise_are_pooled_at_the_end_with_a_warning(
+    recipe: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = LearnedConcept("<ours>", WORD.vectors, {"recipe": '{"pooling": "diffusers"}'})
+    theirs = LearnedConcept("<theirs>", WORD.vectors, {} if recipe is None else {"recipe": recipe})
+    assert recorded_pooling([ours]) == recorded_pooling([ours, ours]) == "diffusers"
+    assert recorded_pooling([theirs]) == recorded_pooling([]) == "end" and not caplog.records
+    assert recorded_pooling([ours, theirs]) == "end"
+    assert "<ours> learned with --pooling diffusers and <theirs> not" in caplog.text
 
 
 def test_one_encoder_learns_alone(tmp_path: Path) -> None:

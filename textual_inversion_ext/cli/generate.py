@@ -34,7 +34,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """
     many: dict[str, Any] = {"nargs": "+", "action": "extend"}
     parser.add_argument(
-        "--concept", **many, default=None, metavar="PATH", help="Run folder or embedding file; several."
+        "--concept",
+        **many,
+        default=None,
+        metavar="PATH",
+        help="Run folder, embedding file or user/repo on the Hub; several.",
     )
     parser.add_argument(
         "--lora_scale",
@@ -49,10 +53,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--negative_prompt", default="", metavar="TEXT", help="What the pictures should not show.")
     parser.add_argument(
-        "--num_inference_steps", type=int, default=None, metavar="N", help="Denoising steps. Default: 50 (pocket: 30)."
+        "--num_inference_steps",
+        type=int,
+        default=None,
+        metavar="N",
+        help="Denoising steps. Default: the model's (pocket: 30).",
     )
     parser.add_argument(
-        "--guidance_scale", type=float, default=None, metavar="X", help="1 is off. Default: 7.5 (pocket: 4)."
+        "--guidance_scale",
+        type=float,
+        default=None,
+        metavar="X",
+        help="1 is off. Default: the model's (SD 7.5, SDXL 5, pocket 4).",
     )
     parser.add_argument("--width", type=int, default=None, help="Default: the model's own.")
     parser.add_argument("--height", type=int, default=None, help="Default: the model's own.")
@@ -88,25 +100,20 @@ def run(flags: argparse.Namespace) -> None:
         raise ConfigError(f"--lora_scale is {flags.lora_scale}; it must be a finite number.")
     from textual_inversion_ext.files import load_concept
     from textual_inversion_ext.pipelines.loading import documented_sampling, load_pipeline
-    from textual_inversion_ext.pipelines.lora import load_loras, lora_beside
-    from textual_inversion_ext.pipelines.sampling import SampleSettings, sample
+    from textual_inversion_ext.pipelines.lora import load_loras, lora_beside, lora_on_hub
+    from textual_inversion_ext.pipelines.sampling import sample
     from textual_inversion_ext.pipelines.sheets import contact_sheet
 
-    files = [file for path in flags.concept or [] for file in concept_files(Path(path))]
-    concepts = [load_concept(file) for file in files]
-    loras = [lora for file in files if (lora := lora_beside(file)) is not None] if flags.lora_scale else []
+    places = [place for text in flags.concept or [] for place in _places(text)]
+    concepts = [load_concept(place) for place in places]
+    found = [lora_beside(place) if isinstance(place, Path) else lora_on_hub(place) for place in places]
+    loras = [lora for lora in found if lora is not None] if flags.lora_scale else []
     model = flags.pretrained_model_name_or_path or common_model(concepts)
-    steps, guidance = documented_sampling(model)
-    settings = SampleSettings(
-        num_inference_steps=steps if flags.num_inference_steps is None else flags.num_inference_steps,
-        guidance_scale=guidance if flags.guidance_scale is None else flags.guidance_scale,
-        negative_prompt=flags.negative_prompt,
-        size=None if flags.width is None else (flags.width, flags.height),
-        batch_size=flags.batch_size,
-    )
+    _sample_settings(flags, 1, 1.0)  # what was typed is refused before a model is loaded
     _mention_unused(concepts, flags.prompt)
-    device, dtype = _placement(flags.device, flags.mixed_precision)
+    device, dtype = placement(flags.device, flags.mixed_precision)
     pipeline = load_pipeline(model, revision=flags.revision, variant=flags.variant, dtype=dtype, device=device)
+    settings = _sample_settings(flags, *documented_sampling(model, pipeline))
     load_loras(pipeline, loras, flags.lora_scale)
     for lora in loras:
         logger.info("With the LoRA %s, strength %g; leave it out with --lora_scale 0.", lora, flags.lora_scale)
@@ -119,6 +126,11 @@ def run(flags: argparse.Namespace) -> None:
     sheet = contact_sheet(pictures, row_labels=flags.prompt, column_labels=[f"seed {seed}" for seed in seeds])
     _write_png(sheet, folder / "contact_sheet.png", {})
     logger.info("Wrote %d pictures and %s", len(flags.prompt) * len(seeds), folder / "contact_sheet.png")
+
+
+def _places(text: str) -> list[Path | str]:
+    """What a ``--concept`` stands for: files here, or else a repository of the Hub, under its name as it was typed."""
+    return [*concept_files(Path(text))] if Path(text).exists() else [text]
 
 
 def concept_files(path: Path) -> list[Path]:
@@ -160,6 +172,19 @@ def common_model(concepts: Sequence[LearnedConcept]) -> str:
     )
 
 
+def _sample_settings(flags: argparse.Namespace, steps: int, guidance: float) -> SampleSettings:
+    """How pictures are made: what was typed, else the model's defaults."""
+    from textual_inversion_ext.pipelines.sampling import SampleSettings
+
+    return SampleSettings(
+        num_inference_steps=steps if flags.num_inference_steps is None else flags.num_inference_steps,
+        guidance_scale=guidance if flags.guidance_scale is None else flags.guidance_scale,
+        negative_prompt=flags.negative_prompt,
+        size=None if flags.width is None else (flags.width, flags.height),
+        batch_size=flags.batch_size,
+    )
+
+
 def _mention_unused(concepts: Sequence[LearnedConcept], prompts: Sequence[str]) -> None:
     text = " ".join(prompts).casefold()
     for concept in concepts:
@@ -167,7 +192,19 @@ def _mention_unused(concepts: Sequence[LearnedConcept], prompts: Sequence[str]) 
             logger.warning("notice: no prompt uses %s; write it exactly like that.", concept.token)
 
 
-def _placement(device: str | None, precision: str) -> tuple[torch.device, torch.dtype]:
+def placement(device: str | None, precision: str) -> tuple[torch.device, torch.dtype]:
+    """Where a model goes, and in which number format.
+
+    Args:
+        device: What ``--device`` says; None for the best there is.
+        precision: What ``--mixed_precision`` says.
+
+    Returns:
+        Device and dtype.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
     import torch
     from accelerate import PartialState
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from textual_inversion_ext.errors import EmbeddingFileError
 
 if TYPE_CHECKING:
-    from textual_inversion_ext.cli.vocabulary import Vocabulary
     from textual_inversion_ext.concept import LearnedConcept
+    from textual_inversion_ext.pipelines.vocabularies import Vocabulary
 
 HELP = "Show what embedding files hold: format, word, vectors, and which tools load them as they are."
 
@@ -48,7 +48,7 @@ def run(flags: argparse.Namespace) -> None:
     Raises:
         EmbeddingFileError: Nothing can be read.
     """
-    from textual_inversion_ext.cli.vocabulary import open_vocabularies
+    from textual_inversion_ext.pipelines.vocabularies import open_vocabularies
 
     vocabularies = open_vocabularies(flags.model) if flags.model else []
     found = [entry for place in flags.place for entry in _entries(place, flags.revision, vocabularies)]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from textual_inversion_ext import __version__
-from textual_inversion_ext.cli import convert, demo, generate, inspect, train
+from textual_inversion_ext.cli import card, compare, convert, demo, evaluate, generate, inspect, publish, train
 from textual_inversion_ext.errors import TextualInversionError
 
 FAILED = 1
@@ -35,8 +35,12 @@ class Verb(Protocol):
 VERBS: dict[str, Verb] = {
     "train": train,
     "generate": generate,
+    "evaluate": evaluate,
+    "compare": compare,
     "convert": convert,
     "inspect": inspect,
+    "card": card,
+    "publish": publish,
     "demo": demo,
 }
 

@@ -25,9 +25,14 @@ IGNORED_FLAGS: dict[str, tuple[int, str]] = {
     "local_rank": (1, "accelerate takes the rank from the environment"),
     "validation_epochs": (1, "previews are counted in steps; say --validation_steps"),
     "use_auth_token": (0, "a login made with `hf auth login` is used by itself"),
-    "hub_token": (1, "nothing is uploaded, so no token is needed; it was neither stored nor shown"),
-    "hub_model_id": (1, "see --push_to_hub"),
-    "push_to_hub": (0, "publishing with a model card comes in a later release"),
+}
+
+# Flags about publishing: their help, and whether they take a value.
+HUB_FLAGS: dict[str, tuple[str, bool]] = {
+    "push_to_hub": ("Publish the result on the Hub with a model card (as `textual-inversion publish` does).", False),
+    "hub_model_id": ("Its repository, user/name; default: the name of output_dir. Of several: of their list.", True),
+    "hub_token": ("Access token; default: the login made with `hf auth login`. It is neither stored nor shown.", True),
+    "hub_private_repo": ("Make a new repository private.", False),
 }
 
 # Flags that describe concepts: the field of ConceptSpec each one fills, and its help.
@@ -50,6 +55,21 @@ DATASET_FLAGS: dict[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True)
+class HubRequest:
+    """Where the result is to be published.
+
+    Attributes:
+        repo_id: ``user/name``, or ``name`` for the account's own.
+        private: Whether a new repository is private.
+        token: Access token; None for the login of this machine.
+    """
+
+    repo_id: str
+    private: bool = False
+    token: str | None = dataclasses.field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class TrainCommand:
     """What the user asked to train.
 
@@ -57,11 +77,13 @@ class TrainCommand:
         config: Settings of the run.
         concepts: What to learn.
         notices: One line for each flag that was accepted without effect.
+        hub: Where to publish the result; None to keep it here.
     """
 
     config: TextualInversionConfig
     concepts: tuple[ConceptSpec, ...]
     notices: tuple[str, ...]
+    hub: HubRequest | None = None
 
 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
@@ -105,6 +127,10 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
     hints = get_type_hints(TextualInversionConfig)
     for setting in dataclasses.fields(TextualInversionConfig):
         _add_setting(group, setting, hints[setting.name])
+    group = parser.add_argument_group("publishing")
+    for flag, (text, has_value) in HUB_FLAGS.items():
+        how: dict[str, Any] = {"metavar": "X"} if has_value else {"action": "store_true"}
+        group.add_argument(f"--{flag}", default=argparse.SUPPRESS, help=text, **how)
     group = parser.add_argument_group("flags of diffusers' script that are accepted without effect")
     for flag, (values, why) in IGNORED_FLAGS.items():
         kind: dict[str, Any] = {"nargs": values, "metavar": "X"} if values else {"action": "store_true"}
@@ -140,7 +166,8 @@ def read_train_flags(flags: argparse.Namespace) -> TrainCommand:
     data = {DATASET_FLAGS[flag][0]: given[flag] for flag in DATASET_FLAGS if flag in given}
     if "images" in asked and data:
         raise ConfigError("--train_data_dir and --dataset_name both say where the pictures are; give one of them.")
-    return TrainCommand(config, _concepts(asked, data, stored_concepts), tuple(_notices(given, config)))
+    concepts = _concepts(asked, data, stored_concepts)
+    return TrainCommand(config, concepts, tuple(_notices(given)), _hub_request(given, config))
 
 
 def _add_setting(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hint: Any) -> None:
@@ -212,15 +239,20 @@ def _pick(field: str, values: list[Any], place: int, count: int) -> Any:
     return values[0 if shared else place]
 
 
-def _notices(given: dict[str, Any], config: TextualInversionConfig) -> list[str]:
+def _hub_request(given: dict[str, Any], config: TextualInversionConfig) -> HubRequest | None:
+    if "push_to_hub" not in given:
+        return None
+    repo_id = given.get("hub_model_id") or Path(config.output_dir).resolve().name
+    return HubRequest(repo_id, given.get("hub_private_repo", False), given.get("hub_token"))
+
+
+def _notices(given: dict[str, Any]) -> list[str]:
     notices = [f"--recipe {given['recipe']} stands for {RECIPES[given['recipe']].flags()}"] if "recipe" in given else []
     notices += [
         f"--{flag} has no effect: {why}."
         for flag, (_, why) in IGNORED_FLAGS.items()
         if flag in given and not (flag == "local_rank" and given[flag] == ["-1"])
     ]
-    if "push_to_hub" in given:
-        repository = (given.get("hub_model_id") or ["YOUR_NAME/YOUR_MODEL"])[0]
-        command = f"hf upload {repository} {config.output_dir} --exclude 'checkpoint-*' --exclude 'logs/*'"
-        notices.append(f"To upload the result by hand: {command}")
+    if "push_to_hub" not in given:
+        notices += [f"--{flag} has no effect without --push_to_hub." for flag in HUB_FLAGS if flag in given]
     return notices

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from textual_inversion_ext.cli.parser import add_train_flags, read_train_flags
@@ -39,10 +40,18 @@ def run(flags: argparse.Namespace) -> None:
 
     from textual_inversion_ext.training.trainer import TextualInversionTrainer
 
-    result = TextualInversionTrainer(command.config, command.concepts).train()
+    hub = command.hub
+    if hub is not None and os.environ.get("RANK", "0") == "0":
+        from textual_inversion_ext.publishing import check_hub
+
+        check_hub(hub.repo_id, hub.token)  # Not after hours of training.
+    trainer = TextualInversionTrainer(command.config, command.concepts)
+    result = trainer.train()
     logger.info(summary(command.config, result))
     # A process that leaves its group open may be aborted by the end of another one.
     PartialState().destroy_process_group()
+    if hub is not None and (address := trainer.push_to_hub(hub.repo_id, private=hub.private, token=hub.token)):
+        logger.info("Published %s", address)
 
 
 def summary(config: TextualInversionConfig, result: TrainingResult) -> str:
