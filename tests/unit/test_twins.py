@@ -177,6 +177,11 @@ def test_what_is_no_clip(slot: EncoderSlot, tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path / "half")
     with pytest.raises(ModelError, match="half' lacks weights of a CLIP model: .*"):
         load_clip(tmp_path / "half")
+    model.save_pretrained(tmp_path / "torn")
+    weights = tmp_path / "torn" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ModelError, match=r"Cannot load the CLIP model .*torn"):
+        load_clip(tmp_path / "torn")
     with pytest.raises(ModelError, match=r"Cannot load the CLIP model .*nowhere"):
         load_clip(tmp_path / "nowhere")
     with pytest.raises(ModelError, match="Cannot load the CLIP model 'openai/clip-vit-large-patch14'"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from safetensors import SafetensorError
 
 from textual_inversion_ext.errors import ModelError, StorageError
 from textual_inversion_ext.families.base import FamilyAdapter
@@ -96,7 +97,7 @@ def load_clip(name_or_path: str | Path) -> tuple[Any, Any]:
         return model.eval().requires_grad_(False), CLIPProcessor.from_pretrained(name)
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"Cannot load the CLIP model {name!r}: {_first_lines(error)}") from error
 
 
