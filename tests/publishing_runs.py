@@ -51,6 +51,7 @@ def write_run(folder: Path, token: str = "<corgi>", *, report: bool = False, **s
         "initializer": str(folder / "start.safetensors"),
         "recipe": json.dumps({"tokenizer_name": str(folder / "tokenizer"), "learning_rate": 0.005}),
         "training_data_digest": "ab" * 8,
+        "hardware": "Imaginary GPU 9000",
     }
     concept = LearnedConcept(token, {"clip_l": torch.linspace(-1, 1, 8).reshape(1, 8)}, facts)
     save_concept(concept, folder / "learned_embeds.safetensors")

@@ -175,6 +175,7 @@ def test_without_evaluation_the_card_claims_nothing(tmp_path: Path) -> None:
     card = ModelCard(found["README.md"].decode())
     assert card.data.eval_results is None
     assert "No scores were measured" in card.text
+    assert "Imaginary GPU 9000" in card.text
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,7 @@ def _training(run: FinishedRun, report: Mapping[str, Any] | None) -> Training:
         images=references or None,
         steps=int(steps) if steps.isdigit() else None,
         seconds=run.log.get("seconds"),
+        hardware=told.get("hardware"),
         versions={**versions, **{str(name): str(text) for name, text in (report or {}).get("versions", {}).items()}},
         settings={name: clean_text(text) for name, text in settings.items()},
         digest=told.get("training_data_digest"),

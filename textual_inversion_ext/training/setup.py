@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -247,9 +248,17 @@ def describe(
         "class_name": concept.class_name or "",
         "recipe": json.dumps({**recipe(config), "initialization": concept.initialization or config.initialization}),
         "training_data_digest": digest,
+        "hardware": _hardware(adapter.device),
         "library_version": __version__,
     }
     return {name: value for name, value in facts.items() if value}
+
+
+def _hardware(device: torch.device) -> str:
+    """What a card says the word was trained on; nothing that tells one machine of a kind from another."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} threads of a CPU ({platform.machine()})" if device.type == "cpu" else device.type
 
 
 def _make_step(
