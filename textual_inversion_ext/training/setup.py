@@ -258,7 +258,7 @@ def _hardware(device: torch.device) -> str:
     """What a card says the word was trained on; nothing that tells one machine of a kind from another."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} threads of a CPU ({platform.machine()})" if device.type == "cpu" else device.type
+    return f"CPU ({platform.machine()}), threads: {torch.get_num_threads()}" if device.type == "cpu" else device.type
 
 
 def _make_step(
