@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from textual_inversion_ext.errors import DataError
-from textual_inversion_ext.evaluation.backbones import ImageBackbone
+from textual_inversion_ext.evaluation.backbones import ImageBackbone, ImageTextBackbone
 from textual_inversion_ext.evaluation.metric_parts import MetricParts
 from textual_inversion_ext.pocket.specs import SubjectSpec
 
@@ -154,6 +154,30 @@ _HELP = {
     "samples": "Give at least two pictures of each prompt.",
     "truth": "Only objects of the pocket world have a known truth; leave this metric out for others.",
 }
+
+
+class ClipMetric(Metric):
+    """A metric in the eyes of the CLIP backbone.
+
+    Args:
+        backbone: embeds pictures and texts.
+    """
+
+    def __init__(self, backbone: ImageTextBackbone) -> None:
+        super().__init__(backbone.name)
+        self.network = backbone
+
+    @classmethod
+    def build(cls, parts: MetricParts) -> ClipMetric:
+        """Take the CLIP backbone; see the base class.
+
+        Args:
+            parts: ``clip`` is used.
+
+        Returns:
+            The metric.
+        """
+        return cls(parts.images_and_texts())
 
 
 class LikenessMetric(Metric):

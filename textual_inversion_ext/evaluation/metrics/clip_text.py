@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from textual_inversion_ext.evaluation.backbones import ImageTextBackbone
-from textual_inversion_ext.evaluation.metric_parts import MetricParts
-from textual_inversion_ext.evaluation.metrics.base import Metric, Scored
+from textual_inversion_ext.evaluation.metrics.base import ClipMetric, Scored
 
 
-class ClipTextMetric(Metric):
+class ClipTextMetric(ClipMetric):
     """CLIP text score (CLIP-T): cosine of a picture's CLIP embedding to that of its text.
 
     The mean over pictures is the mean of cosines, as in the code of Gal et al. (``evaluation/clip_eval.py``); the
@@ -31,22 +29,6 @@ class ClipTextMetric(Metric):
 }"""
     aspect = "obedience"
     needs = frozenset({"prompts"})
-
-    def __init__(self, backbone: ImageTextBackbone) -> None:
-        super().__init__(backbone.name)
-        self.network = backbone
-
-    @classmethod
-    def build(cls, parts: MetricParts) -> ClipTextMetric:
-        """Take the CLIP backbone; see the base class.
-
-        Args:
-            parts: ``clip`` is used.
-
-        Returns:
-            The metric.
-        """
-        return cls(parts.images_and_texts())
 
     def score(self, scored: Scored) -> Tensor:
         """Compare each picture with its text; see the base class.

@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from textual_inversion_ext.evaluation.backbones import ImageTextBackbone
-from textual_inversion_ext.evaluation.metric_parts import MetricParts
-from textual_inversion_ext.evaluation.metrics.base import Metric, Scored
+from textual_inversion_ext.evaluation.metrics.base import ClipMetric, Scored
 
 
-class ClipTextOfMeansMetric(Metric):
+class ClipTextOfMeansMetric(ClipMetric):
     r"""Cosine between a text and the mean CLIP embedding of its samples, dealt out to the samples.
 
     A sample's share is its own cosine divided by the length of the mean embedding, so that the mean over the samples of
@@ -39,22 +37,6 @@ class ClipTextOfMeansMetric(Metric):
     aspect = "obedience"
     needs = frozenset({"prompts"})
     samples_matter = True
-
-    def __init__(self, backbone: ImageTextBackbone) -> None:
-        super().__init__(backbone.name)
-        self.network = backbone
-
-    @classmethod
-    def build(cls, parts: MetricParts) -> ClipTextOfMeansMetric:
-        """Take the CLIP backbone; see the base class.
-
-        Args:
-            parts: ``clip`` is used.
-
-        Returns:
-            The metric.
-        """
-        return cls(parts.images_and_texts())
 
     def score(self, scored: Scored) -> Tensor:
         """Compare each prompt's samples with its text; see the base class.

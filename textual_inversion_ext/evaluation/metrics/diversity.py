@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from textual_inversion_ext.evaluation.backbones import ImageBackbone
-from textual_inversion_ext.evaluation.metric_parts import MetricParts
-from textual_inversion_ext.evaluation.metrics.base import Metric, Scored
+from textual_inversion_ext.evaluation.metrics.base import ClipMetric, Scored
 
 
-class DiversityMetric(Metric):
+class DiversityMetric(ClipMetric):
     """Mean cosine distance of a picture's embedding to those of the other samples of its prompt.
 
     The mean over the samples of a prompt is the mean over all pairs of different samples. A word that was learned too
@@ -27,22 +25,6 @@ class DiversityMetric(Metric):
     aspect = "diversity"
     needs = frozenset({"samples"})
     samples_matter = True
-
-    def __init__(self, backbone: ImageBackbone) -> None:
-        super().__init__(backbone.name)
-        self.network = backbone
-
-    @classmethod
-    def build(cls, parts: MetricParts) -> DiversityMetric:
-        """Take the CLIP backbone; see the base class.
-
-        Args:
-            parts: ``clip`` is used.
-
-        Returns:
-            The metric.
-        """
-        return cls(parts.images_and_texts())
 
     def score(self, scored: Scored) -> Tensor:
         """Compare each picture with the other samples of its prompt; see the base class.
