@@ -24,9 +24,11 @@ from PIL import Image
 
 from benchmarks.reader import CACHE, Reader, load_reader
 from textual_inversion_ext import ConceptSpec, TextualInversionConfig, TextualInversionTrainer
+from textual_inversion_ext.evaluation.backbones import load_image_text_backbone
+from textual_inversion_ext.evaluation.metrics import ClipImageMetric, Scored
 from textual_inversion_ext.pipelines.sampling import sample
 from textual_inversion_ext.pocket import OBJECTS, PocketConcept, load_pipeline, render_concept
-from textual_inversion_ext.pocket.measure import SETTINGS, ClipRuler, best_caption
+from textual_inversion_ext.pocket.measure import SETTINGS, best_caption
 from textual_inversion_ext.pocket.specs import SubjectSpec
 
 CAPTION_SEEDS = tuple(range(100, 108))
@@ -79,29 +81,36 @@ class Bench:
     """The pipeline and the rulers, shared by all runs."""
 
     def __init__(self) -> None:
-        self.pipeline, self.reader, self.ruler = load_pipeline(), load_reader(), ClipRuler()
+        self.pipeline, self.reader = load_pipeline(), load_reader()
+        self.clip = ClipImageMetric(load_image_text_backbone("pocket"))
+
+    def likeness(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image]) -> float:
+        """CLIP image similarity: mean cosine over all pairs of a picture and a reference."""
+        return self.clip(Scored(tuple(pictures), references=tuple(references))).mean().item()
 
     def text_similarity(self, made: list[list[Image.Image]], class_name: str) -> float:
         """CLIP text similarity of edited pictures to their prompts, the class word in place of the concept."""
-        texts = self.ruler.texts([prompt.format(f"a {class_name}") for prompt in EDIT_PROMPTS])
-        cosines = [self.ruler.images(pictures) @ text for pictures, text in zip(made, texts, strict=True)]
+        texts = self.clip.network.texts([prompt.format(f"a {class_name}") for prompt in EDIT_PROMPTS])
+        cosines = [self.clip.network.images(pictures) @ text for pictures, text in zip(made, texts, strict=True)]
         return float(np.mean([c.mean().item() for c in cosines]))
 
     def baseline(self, concept: PocketConcept) -> dict[str, Any]:
         """Find and measure the best caption."""
         references = render_concept(concept.name)
-        caption = best_caption(self.pipeline, self.ruler, concept.subject, references, CAPTION_SEEDS)
+        caption = best_caption(
+            self.pipeline, lambda made: self.likeness(made, references), concept.subject, CAPTION_SEEDS
+        )
         made = sample(self.pipeline, (), [f"a photo of {caption.phrase}"], SCORE_SEEDS, SETTINGS)[0]
         edits = sample(self.pipeline, (), [p.format(caption.phrase) for p in EDIT_PROMPTS], range(4), SETTINGS)
         return {
             "caption": caption.phrase,
-            "caption_similarity": self.ruler.image_similarity(made, references),
+            "caption_similarity": self.likeness(made, references),
             "caption_distances": identity_distances(self.reader, made, concept.subject),
             "true_distances": identity_distances(
                 self.reader, render_concept(concept.name, TRUE_PICTURES, seed=TRUE_SEED), concept.subject
             ),
             "caption_text": self.text_similarity(edits, concept.class_name),
-            "reference_similarity": self.ruler.self_similarity(references),
+            "reference_similarity": self.clip.bound(references).mean().item(),
         }
 
     def learn(
@@ -135,7 +144,7 @@ class Bench:
         word = result.concepts[0]
         made = sample(self.pipeline, (word,), [f"a photo of {word.token}"], SCORE_SEEDS, SETTINGS)[0]
         edits = sample(self.pipeline, (word,), [p.format(word.token) for p in EDIT_PROMPTS], range(4), SETTINGS)
-        similarity = self.ruler.image_similarity(made, references)
+        similarity = self.likeness(made, references)
         before, top = baseline["caption_similarity"], baseline["reference_similarity"]
         return Row(
             concept=concept.name,

@@ -48,8 +48,7 @@ from textual_inversion_ext.evaluation.backbones import (
     load_image_text_backbone,
 )
 from textual_inversion_ext.families import adapter_for
-from textual_inversion_ext.pocket import render_concept
-from textual_inversion_ext.pocket.measure import ClipRuler
+from textual_inversion_ext.pocket import load_clip, render_concept
 
 SIDE = 14
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -265,11 +264,14 @@ def test_siglip_is_what_transformers_says(folders: dict[str, Path]) -> None:
     close(backbone.texts(PROMPTS), output.text_embeds)
 
 
-def test_pocket_is_what_the_demo_measures_with() -> None:
-    backbone, ruler = load_image_text_backbone("pocket"), ClipRuler()
+def test_pocket_is_what_transformers_says() -> None:
+    backbone, (model, processor) = load_image_text_backbone("pocket"), load_clip()
     shown = render_concept("mochi", 3)
-    close(backbone.images(shown), ruler.images(shown))
-    close(backbone.texts(PROMPTS), ruler.texts(PROMPTS))
+    inputs = processor(text=PROMPTS, images=shown, padding="max_length", truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        output = model(**inputs)
+    close(backbone.images(shown), output.image_embeds)
+    close(backbone.texts(PROMPTS), output.text_embeds)
     assert backbone.name == "pocket"
 
 

@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -108,16 +109,22 @@ def show(name: str, folder: Path, pipeline: object, result: TrainingResult) -> N
     """
     from PIL import Image
 
+    from textual_inversion_ext.evaluation.backbones import load_image_text_backbone
+    from textual_inversion_ext.evaluation.metrics import ClipImageMetric, Scored
     from textual_inversion_ext.pipelines.sampling import sample
     from textual_inversion_ext.pocket import CONCEPTS
-    from textual_inversion_ext.pocket.measure import SETTINGS, ClipRuler, best_caption
+    from textual_inversion_ext.pocket.measure import SETTINGS, best_caption
 
-    ruler, learned, subject = ClipRuler(), result.concepts[0], CONCEPTS[name].subject
-
+    learned, subject = result.concepts[0], CONCEPTS[name].subject
     if subject is None:
         raise ConfigError(f"{name} is a style; the demo shows objects.")
     references = [Image.open(path).convert("RGB") for path in sorted((folder / "pictures").glob("*.png"))]
-    caption = best_caption(pipeline, ruler, subject, references, CAPTION_SEEDS)
+    clip = ClipImageMetric(load_image_text_backbone("pocket"))
+
+    def likeness(pictures: Sequence[Image.Image]) -> float:
+        return clip(Scored(tuple(pictures), references=tuple(references))).mean().item()
+
+    caption = best_caption(pipeline, likeness, subject, CAPTION_SEEDS)
     made = {
         phrase: sample(pipeline, words, [p.format(phrase) for p in PROMPTS], SCORE_SEEDS[:_SHOWN], SETTINGS)
         for phrase, words in ((caption.phrase, ()), (learned.token, (learned,)))
@@ -127,9 +134,7 @@ def show(name: str, folder: Path, pipeline: object, result: TrainingResult) -> N
         for phrase, words in ((caption.phrase, ()), (learned.token, (learned,)))
     }
     scores = Scores(
-        ruler.image_similarity(scored[caption.phrase], references),
-        ruler.image_similarity(scored[learned.token], references),
-        ruler.self_similarity(references),
+        likeness(scored[caption.phrase]), likeness(scored[learned.token]), clip.bound(references).mean().item()
     )
     sheet = _sheet(references, caption, learned.token, made)
     picture, page = folder / "demo.png", folder / "demo.html"
