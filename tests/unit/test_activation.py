@@ -9,7 +9,6 @@ from textual_inversion_ext.errors import ConfigError
 from textual_inversion_ext.training.activation import (
     Activation,
     activation_steps,
-    active_vectors,
     check_progressive,
 )
 
@@ -35,7 +34,9 @@ def test_steps_of_the_vectors(text: str | None, vectors: int, expected: tuple[in
 
 
 def test_the_papers_three_words() -> None:
-    counts = [active_vectors(config("2000 4000"), step, 3, 6000) for step in (0, 1999, 2000, 3999, 4000, 5999)]
+    steps = activation_steps(config("2000 4000"), 3, 6000)
+    activation = Activation([steps], [range(3)], 3, "cpu")
+    counts = [activation.count(0, step) for step in (0, 1999, 2000, 3999, 4000, 5999)]
     assert counts == [1, 1, 2, 2, 3, 3]
 
 

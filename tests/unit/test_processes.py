@@ -111,7 +111,7 @@ def part(done: dict[str, int], step: int, **facts: Any) -> Part:
         "scale": torch.tensor([100.0 + done[token] for token in done]),
     }
     counts, evaluated = [1] * len(done), [[(have, 0.5)] for have in done.values()]
-    progress = Progress(step, list(done.values()), counts, evaluated, seconds=float(step), first_step=step)
+    progress = Progress(step, list(done.values()), counts, evaluated, seconds=float(step))
     return Part(rows, tensors, progress, {**FACTS, **facts})
 
 
@@ -120,7 +120,7 @@ def test_long_histories_are_short_in_a_checkpoint_and_come_back_bit_for_bit(tmp_
     losses = [(torch.rand(many, generator=generator) * 10.0**power).tolist() for power in (-30, -2, 0, 30)]
     losses[0][:3] = torch.tensor([math.inf, 0.0, 1e-45]).tolist()
     histories = [[(10 * number, loss) for number, loss in enumerate(own, start=1)] for own in losses]
-    progress = Progress(5000, [5000] * 4, [0] * 4, histories, first_step=5000)
+    progress = Progress(5000, [5000] * 4, [0] * 4, histories)
     save_checkpoint(tmp_path / "checkpoint-5000", Part(dict.fromkeys("abcd", 1), {}, progress, FACTS))
     file = tmp_path / "checkpoint-5000" / "state.json"
     assert file.stat().st_size < 4 * many * 21 + 1000

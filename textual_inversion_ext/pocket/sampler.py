@@ -17,6 +17,7 @@ from textual_inversion_ext.pocket.vocabulary import (
     PATTERNS,
     RGB,
     SCENES,
+    SIZES,
     STUDIO,
     STYLES,
     SUBJECTS,
@@ -126,7 +127,7 @@ def random_picture(rng: np.random.Generator, *, held_out: bool = False) -> tuple
         scene = STUDIO if rng.random() < 0.12 else str(rng.choice(list(SCENES)))
         if any(is_held_out(s.kind, nearest_colour(s.main), scene) for s, _ in drawn) == held_out:
             break
-    size = "medium" if count == 2 else str(rng.choice(("small", "medium", "large"), p=(0.2, 0.5, 0.3)))
+    size = "medium" if count == 2 else str(rng.choice(SIZES, p=(0.2, 0.5, 0.3)))
     brightness = 1.0 if rng.random() < 0.8 else float(rng.choice((rng.uniform(0.6, 0.78), rng.uniform(1.22, 1.4))))
     picture = PictureSpec(
         subjects=tuple(s for s, _ in drawn),

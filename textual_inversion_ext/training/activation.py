@@ -51,21 +51,6 @@ def activation_steps(config: TextualInversionConfig, num_vectors: int, total_ste
     return tuple(steps)
 
 
-def active_vectors(config: TextualInversionConfig, step: int, num_vectors: int, total_steps: int) -> int:
-    """How many vectors of a concept take part in a step.
-
-    Args:
-        config: ``progressive_steps`` is used.
-        step: steps that the concept has done, its own clock.
-        num_vectors: vectors of the concept.
-        total_steps: optimizer steps that the concept is to do.
-
-    Returns:
-        From 1 to ``num_vectors``.
-    """
-    return sum(step >= start for start in activation_steps(config, num_vectors, total_steps))
-
-
 def check_progressive(config: TextualInversionConfig, concepts: Sequence[ConceptSpec]) -> None:
     """Refuse what can be seen to be wrong before any picture or model is opened.
 

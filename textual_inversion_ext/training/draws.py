@@ -19,7 +19,7 @@ from textual_inversion_ext.records import Draws
 from textual_inversion_ext.training.activation import Activation
 from textual_inversion_ext.training.visits import Visits
 
-__all__ = ["DrawSource", "seed_for"]
+__all__ = ["DrawSource"]
 
 
 @dataclass(frozen=True, slots=True)

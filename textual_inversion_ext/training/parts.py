@@ -115,7 +115,6 @@ def _assembled(chosen: Sequence[Part], fresh: Part) -> Part:
             counted[field.name] = [value[place] for value, (_, place) in zip(values, sources, strict=True)]
         else:
             counted[field.name] = max(values)
-    counted["first_step"] = counted["step"]
     return Part(fresh.rows, tensors, Progress(**counted), fresh.facts)
 
 

@@ -53,7 +53,6 @@ class Progress:
         counts: Steps since the last log in which each concept took part.
         evaluated: Evaluations of each concept: after how many of its steps, and the loss.
         seconds: Seconds of training so far, earlier sessions included.
-        first_step: Step at which this session began.
     """
 
     step: int = 0
@@ -61,7 +60,6 @@ class Progress:
     counts: list[int] = field(default_factory=list)
     evaluated: list[list[tuple[int, float]]] = field(default_factory=list)
     seconds: float = 0.0
-    first_step: int = 0
 
 
 def trajectory(config: TextualInversionConfig, concepts: Sequence[ConceptSpec], world_size: int) -> dict[str, Any]:
@@ -129,7 +127,6 @@ def save_checkpoint(folder: Path, part: Part) -> None:
     # Not save_file: it reports a full disk as an error of its own type, without the system's error number.
     data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in part.tensors.items()})
     counted = asdict(part.progress)
-    del counted["first_step"]
     # Nine digits tell one float32 from all others.
     counted["evaluated"] = [
         [[step, float(f"{loss:.9g}")] for step, loss in history] for history in part.progress.evaluated
@@ -155,11 +152,11 @@ def read_checkpoint(folder: Path) -> Part:
     try:
         state = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         tensors = safetensors.torch.load((folder / _TENSORS).read_bytes())
-        counted = {field.name: state[field.name] for field in fields(Progress) if field.name != "first_step"}
+        counted = {field.name: state[field.name] for field in fields(Progress)}
         counted["evaluated"] = [
             [(step, float(np.float32(loss))) for step, loss in history] for history in state["evaluated"]
         ]
-        return Part(state["rows"], tensors, Progress(**counted, first_step=state["step"]), state["trajectory"])
+        return Part(state["rows"], tensors, Progress(**counted), state["trajectory"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(
             f"The checkpoint {folder} is damaged ({type(error).__name__}: {error}). Give an older one by its path."

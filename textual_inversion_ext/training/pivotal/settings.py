@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
+from textual_inversion_ext.data.seeds import seed_for
 from textual_inversion_ext.errors import ConfigError
 from textual_inversion_ext.families.base import FamilyAdapter
 from textual_inversion_ext.parametrizations import UpdateSettings
 from textual_inversion_ext.pipelines.lora import lora_components
-from textual_inversion_ext.training.draws import seed_for
 from textual_inversion_ext.training.pivotal.lora import NetworkLora
 from textual_inversion_ext.training.pivotal.networks import Phases, PivotalNetworks
 from textual_inversion_ext.training.schedule import RowSchedule, effective_learning_rate
