@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -17,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from textual_inversion_ext.config import Pooling
 from textual_inversion_ext.errors import ConfigError, ModelError
 from textual_inversion_ext.objectives import DiffusionObjective
+from textual_inversion_ext.pipelines.canvas import Canvas
 from textual_inversion_ext.records import Batch, Conditioning, EncoderSlot, Noised
 from textual_inversion_ext.tokens import PromptEncoder, RowEmbedding, attached
 
@@ -292,6 +294,73 @@ class FamilyAdapter(ABC):
             True when one of its classes is named in ``pipeline_classes``.
         """
         return any(base.__name__ in cls.pipeline_classes for base in type(pipeline).__mro__)
+
+
+class UNetAdapter(FamilyAdapter):
+    """What families with a UNet and a KL autoencoder share; the UNet may be an inpainting one (see ``Canvas``).
+
+    Args:
+        pipeline: a loaded pipeline.
+
+    Attributes:
+        text_pipeline: the pipeline class that makes pictures from text alone.
+
+    Raises:
+        ModelError: the UNet takes what training cannot give (depth).
+    """
+
+    text_pipeline: ClassVar[type[DiffusionPipeline]]
+
+    def __init__(self, pipeline: Any) -> None:
+        super().__init__(pipeline)
+        self.objective = DiffusionObjective.from_scheduler(pipeline.scheduler)
+        self._canvas = Canvas(pipeline, self._scaled)
+        self.native_resolution = self._canvas.native_resolution
+
+    @property
+    def denoiser(self) -> torch.nn.Module:
+        """The UNet."""
+        return self.pipeline.unet
+
+    def moments(self, pixels: Tensor) -> Tensor:
+        """Encode pictures, and for inpainting the empty picture of their size; see the base class.
+
+        Args:
+            pixels: (B, 3, H, W) float32 in [-1, 1].
+
+        Returns:
+            (B, 2C, h, w) float32.
+        """
+        moments = super().moments(pixels)
+        self._canvas.prepare(*moments.shape[-2:])
+        return moments
+
+    def latents(self, moments: Tensor, noise: Tensor) -> Tensor:
+        """Sample the VAE posterior and scale it; see the base class.
+
+        Args:
+            moments: (B, 2C, h, w) float32.
+            noise: (B, C, h, w) float32.
+
+        Returns:
+            (B, C, h, w) float32.
+        """
+        posterior = DiagonalGaussianDistribution(moments)
+        return self._scaled(posterior.mean + posterior.std * noise)
+
+    def text_to_image(self, size: tuple[int, int] | None) -> tuple[Any, dict[str, Any]]:
+        """Paint whole pictures, with an inpainting model too; see the base class.
+
+        Args:
+            size: width and height in pixels, or None.
+
+        Returns:
+            A pipeline and its arguments.
+        """
+        return self._canvas.text_to_image(self.text_pipeline, size)
+
+    def _scaled(self, latents: Tensor) -> Tensor:
+        return latents * self.pipeline.vae.config.scaling_factor
 
 
 def require_components(pipeline: DiffusionPipeline, names: tuple[str, ...]) -> None:

@@ -7,16 +7,13 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
-from textual_inversion_ext.families.base import FamilyAdapter, require_components
-from textual_inversion_ext.objectives import DiffusionObjective
-from textual_inversion_ext.pipelines.canvas import Canvas
+from textual_inversion_ext.families.base import UNetAdapter, require_components
 from textual_inversion_ext.records import Batch, Conditioning, EncoderSlot, Noised
 
 
-class StableDiffusionAdapter(FamilyAdapter):
+class StableDiffusionAdapter(UNetAdapter):
     """Calls a ``StableDiffusionPipeline`` (text-to-image, image-to-image, inpainting).
 
     Only ``last_hidden_state`` conditions the UNet, so where the encoder pools does not matter here.
@@ -34,61 +31,17 @@ class StableDiffusionAdapter(FamilyAdapter):
         "StableDiffusionImg2ImgPipeline",
         "StableDiffusionInpaintPipeline",
     )
+    text_pipeline = StableDiffusionPipeline
 
     def __init__(self, pipeline: Any) -> None:
         require_components(pipeline, ("tokenizer", "text_encoder", "unet", "vae", "scheduler"))
         super().__init__(pipeline)
         self.slots = (EncoderSlot("clip_l", pipeline.tokenizer, pipeline.text_encoder),)
-        self.objective = DiffusionObjective.from_scheduler(pipeline.scheduler)
-        self._canvas = Canvas(pipeline, self._scaled)
-        self.native_resolution = self._canvas.native_resolution
         self._uses_attention_mask = bool(getattr(pipeline.text_encoder.config, "use_attention_mask", False))
 
     def networks(self) -> tuple[torch.nn.Module, ...]:
         """The UNet, the text encoder and the VAE."""
         return self.pipeline.unet, self.pipeline.text_encoder, self.pipeline.vae
-
-    @property
-    def denoiser(self) -> torch.nn.Module:
-        """The UNet."""
-        return self.pipeline.unet
-
-    def moments(self, pixels: Tensor) -> Tensor:
-        """Encode pictures, and for inpainting the empty picture of their size; see the base class.
-
-        Args:
-            pixels: (B, 3, H, W) float32 in [-1, 1].
-
-        Returns:
-            (B, 2C, h, w) float32.
-        """
-        moments = super().moments(pixels)
-        self._canvas.prepare(*moments.shape[-2:])
-        return moments
-
-    def latents(self, moments: Tensor, noise: Tensor) -> Tensor:
-        """Sample the VAE posterior and scale it; see the base class.
-
-        Args:
-            moments: (B, 2C, h, w) float32.
-            noise: (B, C, h, w) float32.
-
-        Returns:
-            (B, C, h, w) float32.
-        """
-        posterior = DiagonalGaussianDistribution(moments)
-        return self._scaled(posterior.mean + posterior.std * noise)
-
-    def text_to_image(self, size: tuple[int, int] | None) -> tuple[Any, dict[str, Any]]:
-        """Paint whole pictures, with an inpainting model too; see the base class.
-
-        Args:
-            size: width and height in pixels, or None.
-
-        Returns:
-            A pipeline and its arguments.
-        """
-        return self._canvas.text_to_image(StableDiffusionPipeline, size)
 
     def encode(self, ids: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> Conditioning:
         """Encode prompts as ``StableDiffusionPipeline.encode_prompt`` does without ``clip_skip``; see the base class.
@@ -120,9 +73,6 @@ class StableDiffusionAdapter(FamilyAdapter):
         latents = self._canvas.unet_input(noised.latents.to(self.dtype))
         hidden_states = conditioning.hidden_states.to(self.dtype)
         return self.pipeline.unet(latents, noised.timesteps, hidden_states, return_dict=False)[0]
-
-    def _scaled(self, latents: Tensor) -> Tensor:
-        return latents * self.pipeline.vae.config.scaling_factor
 
 
 def _attention_mask(ids: Tensor, eos_token_id: int) -> Tensor:

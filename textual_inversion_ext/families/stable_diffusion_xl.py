@@ -7,20 +7,18 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
 from textual_inversion_ext.errors import ModelError
-from textual_inversion_ext.families.base import FamilyAdapter, require_components
-from textual_inversion_ext.objectives import DiffusionObjective
-from textual_inversion_ext.pipelines.canvas import Canvas, in_float32
+from textual_inversion_ext.families.base import UNetAdapter, require_components
+from textual_inversion_ext.pipelines.canvas import in_float32
 from textual_inversion_ext.records import Batch, Conditioning, EncoderSlot, Noised
 
 _NUM_SIZES = 6  # original height and width, crop top and left, target height and width
 _PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae", "scheduler")
 
 
-class StableDiffusionXLAdapter(FamilyAdapter):
+class StableDiffusionXLAdapter(UNetAdapter):
     """Calls a ``StableDiffusionXLPipeline`` (text-to-image, image-to-image, inpainting).
 
     The pooled prompt is the second encoder's state at the end of the prompt (``pooling`` "end"), as kohya's trainer,
@@ -44,6 +42,7 @@ class StableDiffusionXLAdapter(FamilyAdapter):
         "StableDiffusionXLImg2ImgPipeline",
         "StableDiffusionXLInpaintPipeline",
     )
+    text_pipeline = StableDiffusionXLPipeline
 
     def __init__(self, pipeline: Any) -> None:
         if getattr(pipeline, "text_encoder", None) is None and getattr(pipeline, "text_encoder_2", None) is not None:
@@ -52,16 +51,13 @@ class StableDiffusionXLAdapter(FamilyAdapter):
                 "denoising only, which say little about what a word means. Train on the base model."
             )
         require_components(pipeline, _PARTS)
+        _check_added_conditions(pipeline)
         super().__init__(pipeline)
         self.slots = (
             EncoderSlot("clip_l", pipeline.tokenizer, pipeline.text_encoder),
             EncoderSlot("clip_g", pipeline.tokenizer_2, pipeline.text_encoder_2),
         )
-        _check_added_conditions(pipeline)
         self._encoders = self.slots
-        self.objective = DiffusionObjective.from_scheduler(pipeline.scheduler)
-        self._canvas = Canvas(pipeline, self._scaled)
-        self.native_resolution = self._canvas.native_resolution
         self.zero_negative = bool(pipeline.config.get("force_zeros_for_empty_prompt", False))
         self._whole_picture: dict[tuple[int, int], Tensor] = {}
         self._shifts: dict[torch.device, tuple[Tensor, Tensor]] = {}
@@ -70,48 +66,6 @@ class StableDiffusionXLAdapter(FamilyAdapter):
         """The UNet, both text encoders and the VAE."""
         pipeline: Any = self.pipeline
         return pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2, pipeline.vae
-
-    @property
-    def denoiser(self) -> torch.nn.Module:
-        """The UNet."""
-        return self.pipeline.unet
-
-    def moments(self, pixels: Tensor) -> Tensor:
-        """Encode pictures, and for inpainting the empty picture of their size; see the base class.
-
-        Args:
-            pixels: (B, 3, H, W) float32 in [-1, 1].
-
-        Returns:
-            (B, 2C, h, w) float32.
-        """
-        moments = super().moments(pixels)
-        self._canvas.prepare(*moments.shape[-2:])
-        return moments
-
-    def latents(self, moments: Tensor, noise: Tensor) -> Tensor:
-        """Sample the VAE posterior and scale it; see the base class.
-
-        Args:
-            moments: (B, 2C, h, w) float32.
-            noise: (B, C, h, w) float32.
-
-        Returns:
-            (B, C, h, w) float32.
-        """
-        posterior = DiagonalGaussianDistribution(moments)
-        return self._scaled(posterior.mean + posterior.std * noise)
-
-    def text_to_image(self, size: tuple[int, int] | None) -> tuple[Any, dict[str, Any]]:
-        """Paint whole pictures, with an inpainting model too; see the base class.
-
-        Args:
-            size: width and height in pixels, or None.
-
-        Returns:
-            A pipeline and its arguments.
-        """
-        return self._canvas.text_to_image(StableDiffusionXLPipeline, size)
 
     @torch.no_grad()
     def pixels(self, latents: Tensor) -> Tensor:
@@ -203,7 +157,7 @@ class StableDiffusionXLAdapter(FamilyAdapter):
         if shift is not None:
             mean, std = shift
             latents = (latents - mean.to(latents)) / std.to(latents)
-        return latents * self.pipeline.vae.config.scaling_factor
+        return super()._scaled(latents)
 
     def _shift(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """Mean and standard deviation of the latents' channels, which some fine-tuned models come with.
