@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from textual_inversion_ext.optimizers import make_optimizer
+from textual_inversion_ext.papers import GAL_2022
 from textual_inversion_ext.parametrizations.base import Parametrization, UpdateSettings
 
 
@@ -21,13 +22,7 @@ class FreeRows(Parametrization):
     """
 
     name = "free"
-    citation = """@inproceedings{gal2023textual,
-  title     = {An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion},
-  author    = {Gal, Rinon and Alaluf, Yuval and Atzmon, Yuval and Patashnik, Or and Bermano, Amit H. and
-               Chechik, Gal and Cohen-Or, Daniel},
-  booktitle = {International Conference on Learning Representations},
-  year      = {2023}
-}"""
+    citation = GAL_2022
 
     rows: Tensor
 

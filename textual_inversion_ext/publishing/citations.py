@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -30,17 +29,7 @@ def citations(
     if config is not None:
         found += [getattr(method, "citation", "") for method in _methods(config, fields)]
     found += [metric.citation for metric in _metrics(report)]
-    # Two methods of one paper may cite it under two keys.
-    papers: dict[str, str] = {}
-    for text in found:
-        if text.strip():
-            papers.setdefault(_title(text), text.strip())
-    return tuple(papers.values())
-
-
-def _title(bibtex: str) -> str:
-    found = re.search(r"title\s*=\s*\{(.*)\}", bibtex)
-    return re.sub(r"[^a-z0-9]", "", found[1].lower()) if found else bibtex
+    return tuple(dict.fromkeys(text.strip() for text in found if text.strip()))
 
 
 def _methods(config: TextualInversionConfig, fields: Mapping[str, Any]) -> Iterator[Any]:

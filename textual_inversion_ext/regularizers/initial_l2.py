@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from textual_inversion_ext.papers import GAL_2022
 from textual_inversion_ext.regularizers.base import Regularizer, RegularizerContext
 
 
@@ -24,13 +25,7 @@ class InitialL2Regularizer(Regularizer):
     """
 
     name = "initial_l2"
-    citation = """@inproceedings{gal2023textual,
-  title     = {An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion},
-  author    = {Gal, Rinon and Alaluf, Yuval and Atzmon, Yuval and Patashnik, Or and Bermano, Amit H. and
-               Chechik, Gal and Cohen-Or, Daniel},
-  booktitle = {International Conference on Learning Representations},
-  year      = {2023}
-}"""
+    citation = GAL_2022
 
     def __call__(self, rows: Mapping[str, Tensor], context: RegularizerContext) -> Tensor:
         """Sum the squared distances; see the base class.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from textual_inversion_ext.evaluation.metric_parts import MetricParts
 from textual_inversion_ext.evaluation.metrics.base import LikenessMetric
+from textual_inversion_ext.papers import GAL_2022
 
 
 class ClipImageMetric(LikenessMetric):
@@ -15,13 +16,7 @@ class ClipImageMetric(LikenessMetric):
 
     key = "clip_image"
     title = "CLIP image score"
-    citation = """@inproceedings{gal2023image,
-  title     = {An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion},
-  author    = {Gal, Rinon and Alaluf, Yuval and Atzmon, Yuval and Patashnik, Or and Bermano, Amit Haim and
-               Chechik, Gal and Cohen-Or, Daniel},
-  booktitle = {International Conference on Learning Representations},
-  year      = {2023}
-}"""
+    citation = GAL_2022
 
     @classmethod
     def build(cls, parts: MetricParts) -> ClipImageMetric:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from textual_inversion_ext.evaluation.metrics.base import ClipMetric, Scored
+from textual_inversion_ext.papers import GAL_2022
 
 
 class ClipTextOfMeansMetric(ClipMetric):
@@ -27,13 +28,7 @@ class ClipTextOfMeansMetric(ClipMetric):
 
     key = "clip_text_of_means"
     title = "CLIP text score of mean embeddings"
-    citation = """@inproceedings{gal2023image,
-  title     = {An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion},
-  author    = {Gal, Rinon and Alaluf, Yuval and Atzmon, Yuval and Patashnik, Or and Bermano, Amit Haim and
-               Chechik, Gal and Cohen-Or, Daniel},
-  booktitle = {International Conference on Learning Representations},
-  year      = {2023}
-}"""
+    citation = GAL_2022
     aspect = "obedience"
     needs = frozenset({"prompts"})
     samples_matter = True
