@@ -100,10 +100,6 @@ def assert_same_files(one: Path, other: Path, **tolerance: float) -> None:
         torch.testing.assert_close(mine, yours, **(tolerance or {"rtol": 0, "atol": 0}))
 
 
-class Stop(Exception):
-    """Ends a run early."""
-
-
 def everything(pipeline: Any) -> dict[str, Any]:
     """Weights, modules, what requires or has a gradient, and whether peft was here, of every network."""
     modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}

@@ -13,6 +13,7 @@ import torch
 
 from tests.tiny import tiny_images, tiny_pipeline
 from textual_inversion_ext.files import load_concept
+from textual_inversion_ext.training.callbacks import Callback, Run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,3 +76,18 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], se
             process.kill()
             raise AssertionError("the process took too long")
         time.sleep(0.005)
+
+
+class Stop(Exception):
+    """Stands for whatever ends a session early."""
+
+
+class StopAfter(Callback):
+    """Ends a session after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, run: Run) -> None:
+        if run.progress.step == self.step:
+            raise Stop

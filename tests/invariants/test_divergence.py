@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.processes import Launched
-from tests.runs import rows_of, save_images, save_model
+from tests.runs import Stop, StopAfter, rows_of, save_images, save_model
 from tests.tiny import tiny_images, tiny_pipeline
 from textual_inversion_ext import (
     ConceptSpec,
@@ -30,19 +30,6 @@ SETTINGS: dict[str, Any] = {
     **{"max_train_steps": 13, "train_batch_size": 2, "max_concurrent_concepts": 2, "progressive_steps": str(BAD - 1)},
     **{"logging_steps": 3, "checkpointing_steps": 4, "eval_steps": 2, "save_steps": 6},
 }
-
-
-class Stop(Exception):
-    """Stands for whatever ends a session early."""
-
-
-class StopAfter(Callback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step(self, run: Run) -> None:
-        if run.progress.step == self.step:
-            raise Stop
 
 
 class Witness(Callback):

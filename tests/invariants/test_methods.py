@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from itertools import product
 from typing import Any
 
 import pytest
 import torch
 
+from tests.ranks import ranks, together
 from tests.tiny import TinyRun, tiny_images, tiny_pipeline, tiny_run
 from tests.tiny_families import tiny_sdxl
 from textual_inversion_ext.concept import ConceptSpec
@@ -90,24 +90,8 @@ def test_resumed_is_uninterrupted(settings: dict[str, Any]) -> None:
 @each_full_case
 def test_two_processes_are_one(settings: dict[str, Any]) -> None:
     whole = trained(settings, batch_size=2, accumulation=2)
-    barrier, shared = threading.Barrier(2), {}
-
-    def process(rank: int) -> TinyRun:
-        def reduce(tensor: torch.Tensor) -> torch.Tensor:
-            shared[rank] = tensor
-            barrier.wait(timeout=60)
-            total = shared[0] + shared[1]
-            barrier.wait(timeout=60)
-            return total
-
-        return run_of(settings, batch_size=1, accumulation=2, world_size=2, rank=rank, reduce=reduce)
-
-    runs = [process(rank) for rank in range(2)]  # here, not in the threads: they share the generator of the weights
-    threads = [threading.Thread(target=run.steps, args=(3,)) for run in runs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    runs = ranks(lambda **rank: run_of(settings, batch_size=1, accumulation=2, **rank))
+    together(runs, lambda run: run.steps(3))
     assert torch.equal(results(runs[0]), results(runs[1]))
     torch.testing.assert_close(results(runs[0]), results(whole), **CLOSE)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from safetensors.torch import load_file
 from tests.pivotal_runs import (
     PIPELINES,
     Seen,
-    Stop,
     assert_same_files,
     everything,
     load_plainly,
@@ -24,6 +22,8 @@ from tests.pivotal_runs import (
     rows_of,
     trained,
 )
+from tests.ranks import ranks, together
+from tests.runs import Stop, StopAfter
 from tests.tiny import TinyRun, tiny_pipeline, tiny_run
 from textual_inversion_ext import TextualInversionConfig
 from textual_inversion_ext.errors import TrainingDiverged
@@ -48,20 +48,15 @@ def weights(run: TinyRun) -> torch.Tensor:
 @pytest.mark.parametrize("kind", PIPELINES)
 @pytest.mark.parametrize("ends_early", [False, True])
 def test_the_pipeline_is_left_as_it_was(kind: str, ends_early: bool, tmp_path: Path) -> None:
-    class Interrupting(Callback):
-        def on_step(self, run: Run) -> None:
-            if ends_early and run.progress.step == 3:
-                raise Stop
-
     pipeline = PIPELINES[kind]()
     pipeline.unet.requires_grad_(False)
     before = everything(pipeline)
     settings = {"lora_rank": 2, "lora_text_encoder_rank": 2, "gradient_checkpointing": True}
     if ends_early:
         with pytest.raises(Stop):
-            trained(tmp_path, pipeline, (Interrupting(),), **settings)
+            trained(tmp_path, pipeline, (StopAfter(3),), **settings)
     else:
-        trained(tmp_path, pipeline, (Interrupting(),), **settings)
+        trained(tmp_path, pipeline, **settings)
     after = everything(pipeline)
     for name, (tensors, modules, _, had_adapters) in before.items():
         assert list(after[name][0]) == list(tensors)
@@ -78,16 +73,11 @@ def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", [2, 4])
 def test_resumed_is_uninterrupted(step: int, tmp_path: Path) -> None:
-    class Interrupting(Callback):
-        def on_step(self, run: Run) -> None:
-            if run.progress.step == step + 1:
-                raise Stop
-
     settings = {"lora_rank": 2, "lora_text_encoder_rank": 2, "lora_start": 0.5, "continue_inversion_lr": 1e-3}
     settings |= {"checkpointing_steps": 2, "lr_scheduler": "linear"}
     trained(tmp_path / "whole", **settings)
     with pytest.raises(Stop):
-        trained(tmp_path / "parts", callbacks=(Interrupting(),), **settings)
+        trained(tmp_path / "parts", callbacks=(StopAfter(step + 1),), **settings)
     assert not (tmp_path / "parts" / LORA_FILE).exists()
     trained(tmp_path / "parts", **settings, resume_from_checkpoint="latest")
     assert_same_files(tmp_path / "whole", tmp_path / "parts")
@@ -231,31 +221,15 @@ def test_it_moves_as_a_training_script_with_peft_and_adamw_moves_it() -> None:
 
 def test_two_processes_are_one() -> None:
     config = TextualInversionConfig(lora_rank=2, lora_text_encoder_rank=2, lora_learning_rate=1e-2, adam_epsilon=1e-4)
-    barrier, shared = threading.Barrier(2), {}
-
-    def process(rank: int) -> TinyRun:
-        def reduce(tensor: torch.Tensor) -> torch.Tensor:
-            shared[rank] = tensor
-            barrier.wait(timeout=60)
-            total = shared[0] + shared[1]
-            barrier.wait(timeout=60)
-            return total
-
-        return with_lora(config, batch_size=1, accumulation=2, world_size=2, rank=rank, reduce=reduce)
-
     whole = with_lora(config, batch_size=2, accumulation=2)
-    runs = [process(rank) for rank in range(2)]
+    runs = ranks(lambda **rank: with_lora(config, batch_size=1, accumulation=2, **rank))
     assert torch.equal(weights(runs[0]), weights(runs[1])) and torch.equal(weights(runs[0]), weights(whole))
     with ExitStack() as stack:
         for run in (whole, *runs):
             assert run.step.networks is not None
             stack.enter_context(run.step.networks.attached())
         whole.steps(4)
-        threads = [threading.Thread(target=run.steps, args=(4,)) for run in runs]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        together(runs, lambda run: run.steps(4))
     assert torch.equal(weights(runs[0]), weights(runs[1]))
     torch.testing.assert_close(weights(runs[0]), weights(whole), rtol=1e-3, atol=1e-5)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.runs import rows_of, start_cli, train_flags, wait_until
+from tests.runs import Stop, StopAfter, rows_of, start_cli, train_flags, wait_until
 from tests.tiny import tiny_images, tiny_pipeline
 from tests.tiny_clip import tiny_twin
 from textual_inversion_ext import ConceptSpec, OutputFolderError, TextualInversionConfig, TextualInversionTrainer
@@ -20,19 +20,6 @@ from textual_inversion_ext.training.callbacks import Callback, Run, read_step_lo
 
 # Long enough to be caught in the middle by a process that watches from outside.
 LONG: dict[str, Any] = {"max_train_steps": 120, "checkpointing_steps": 20, "logging_steps": 3}
-
-
-class Stop(Exception):
-    """Stands for whatever ends a session early."""
-
-
-class StopAfter(Callback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step(self, run: Run) -> None:
-        if run.progress.step == self.step:
-            raise Stop
 
 
 def session(out: Path, *callbacks: Callback, **settings: Any) -> TextualInversionTrainer:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import threading
 from itertools import pairwise
 
 import pytest
 import torch
 
+from tests.ranks import ranks, together
 from tests.tiny import TinyRun, tiny_images, tiny_pipeline, tiny_run
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
@@ -57,24 +57,8 @@ def test_two_concepts_together_are_each_alone() -> None:
 
 def test_two_processes_are_one() -> None:
     whole = trained(batch_size=2, accumulation=2)
-    barrier, shared = threading.Barrier(2), {}
-
-    def process(rank: int) -> TinyRun:
-        def reduce(tensor: torch.Tensor) -> torch.Tensor:
-            shared[rank] = tensor
-            barrier.wait(timeout=60)
-            total = shared[0] + shared[1]
-            barrier.wait(timeout=60)
-            return total
-
-        return tiny_run(batch_size=1, accumulation=2, world_size=2, rank=rank, reduce=reduce)
-
-    runs = [process(rank) for rank in range(2)]  # here, not in the threads: they share the generator of the weights
-    threads = [threading.Thread(target=run.steps, args=(4,)) for run in runs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    runs = ranks(lambda **rank: tiny_run(batch_size=1, accumulation=2, **rank))
+    together(runs, lambda run: run.steps(4))
     assert torch.equal(runs[0].rows, runs[1].rows)
     torch.testing.assert_close(runs[0].rows, whole.rows, **CLOSE)
     torch.testing.assert_close(runs[0].logs[-1].loss, whole.logs[-1].loss)

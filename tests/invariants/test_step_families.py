@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pytest
 import torch
 
+from tests.ranks import ranks, together
 from tests.tiny import TinyRun, tiny_images, tiny_run
 from tests.tiny_families import WIDTH_G, WIDTH_L, tiny_inpainting, tiny_sdxl, tiny_sdxl_inpainting
 from textual_inversion_ext.concept import ConceptSpec
@@ -97,24 +97,8 @@ def test_where_a_prompt_is_pooled_is_felt_by_the_rows() -> None:
 
 def test_two_processes_are_one() -> None:
     whole = trained(batch_size=2)
-    barrier, shared = threading.Barrier(2), {}
-
-    def process(rank: int) -> TinyRun:
-        def reduce(tensor: torch.Tensor) -> torch.Tensor:
-            shared[rank] = tensor
-            barrier.wait(timeout=60)
-            total = shared[0] + shared[1]
-            barrier.wait(timeout=60)
-            return total
-
-        return tiny_run(pipeline=tiny_sdxl(), batch_size=1, world_size=2, rank=rank, reduce=reduce)
-
-    runs = [process(rank) for rank in range(2)]
-    threads = [threading.Thread(target=run.steps, args=(3,)) for run in runs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    runs = ranks(lambda **rank: tiny_run(pipeline=tiny_sdxl(), batch_size=1, **rank))
+    together(runs, lambda run: run.steps(3))
     assert torch.equal(runs[0].rows, runs[1].rows)
     torch.testing.assert_close(runs[0].rows, whole.rows, **CLOSE)
 

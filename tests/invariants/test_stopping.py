@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.processes import Launched
-from tests.runs import train_flags
+from tests.runs import Stop, StopAfter, train_flags
 from tests.tiny import tiny_images, tiny_pipeline, tiny_run
 from textual_inversion_ext import (
     ConceptSpec,
@@ -34,19 +34,6 @@ DVAR: dict[str, Any] = {
     **{"stopping": "dvar", "dvar_window": 6, "dvar_threshold": 0.15, "eval_steps": 1},
     **{"max_train_steps": 30, "learning_rate": 0.05, "max_concurrent_concepts": 2},
 }
-
-
-class Stop(Exception):
-    """Stands for whatever ends a session early."""
-
-
-class StopAfter(Callback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step(self, run: Run) -> None:
-        if run.progress.step == self.step:
-            raise Stop
 
 
 class Witness(Callback):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import threading
 
 import pytest
 import torch
 
+from tests.ranks import ranks, together
 from tests.tiny import TinyRun, tiny_images, tiny_pipeline, tiny_run
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.training.draws import DrawSource
@@ -104,28 +104,8 @@ def test_concepts_evaluated_together_are_each_alone() -> None:
 
 
 def test_processes_agree_on_the_loss() -> None:
-    barrier, shared = threading.Barrier(2), {}
-
-    def process(rank: int) -> TinyRun:
-        def reduce(tensor: torch.Tensor) -> torch.Tensor:
-            shared[rank] = tensor
-            barrier.wait(timeout=60)
-            total = shared[0] + shared[1]
-            barrier.wait(timeout=60)
-            return total
-
-        return tiny_run([CORGI], batch_size=1, world_size=2, rank=rank, reduce=reduce)
-
-    runs = [process(rank) for rank in range(2)]
-    losses: dict[int, float] = {}
-    threads = [
-        threading.Thread(target=lambda rank=rank: losses.update({rank: evaluated(runs[rank], 0, 4)}))
-        for rank in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    runs = ranks(lambda **rank: tiny_run([CORGI], batch_size=1, **rank))
+    losses = together(runs, lambda run: evaluated(run, 0, 4))
     assert losses[0] == losses[1] == evaluated(tiny_run([CORGI]), 0, 4)
 
 
