@@ -314,6 +314,13 @@ def test_one_that_cannot_be_fetched_says_how_to_get_it(load: Callable[[str], Ima
     assert isinstance(caught.value, OSError)
 
 
+@pytest.mark.parametrize("name", ["/no/such/folder", "./folder", "~/clip", "models/clip/base"])
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(name: str) -> None:
+    with pytest.raises(ModelError, match=f"There is no folder {name}. Give a folder that .*'pocket'") as caught:
+        load_backbone(name)
+    assert "hf download" not in str(caught.value)
+
+
 def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"Cannot load the backbone .* Give a folder that .* or measure with 'pocket'"):
         load_backbone(tmp_path)

@@ -76,6 +76,13 @@ def test_other_metrics_can_be_the_axes(tmp_path: Path) -> None:
     assert f"reconstruction: {TEXT}" in (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
 
 
+def test_axes_that_no_report_has_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = save(tmp_path, "a", "b")
+    assert main(["compare", *runs, "--output_dir", str(tmp_path / "out"), "--axes", "clip_smell", "clip_image"]) == 0
+    assert f"No plot of a: no report has clip_smell; there are {IMAGE}, {TEXT}." in capsys.readouterr().err
+    assert not (tmp_path / "out" / "comparison.png").exists()
+
+
 @pytest.mark.parametrize(
     ("paths", "names"),
     [

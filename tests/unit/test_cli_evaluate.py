@@ -8,17 +8,21 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from tests.evaluation_parts import pocket_word
 from tests.reports import sample_report
 from tests.runs import start_cli, train_flags, wait_until
+from textual_inversion_ext.cli.evaluate_jobs import _references
 from textual_inversion_ext.cli.main import FAILED, INTERRUPTED, main
-from textual_inversion_ext.concept import ConceptSpec
+from textual_inversion_ext.concept import ConceptSpec, HubDataset
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.evaluation.report import CLASS_WORD, REAL_PICTURES, WORD, EvaluationReport
 from textual_inversion_ext.files import save_concept
-from textual_inversion_ext.pocket import render_concept
+from textual_inversion_ext.pocket import render_concept, write_concept
+from textual_inversion_ext.pocket.reader import Reader
 from textual_inversion_ext.run_file import save_run
 
 # Two steps and two pictures: what comes out is no good, and scored all the same.
@@ -133,6 +137,37 @@ def test_two_words_in_one_picture(tmp_path: Path) -> None:
     assert not (tmp_path / "a" / "evaluation").exists()
 
 
+def test_the_identity_of_a_pocket_thing_is_read_with_a_reader_of_ones_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    save_file(
+        Reader().state_dict(), tmp_path / "reader.safetensors"
+    )  # untrained: that it is used, not that it is right
+    run = tmp_path / "run"
+    write_concept("bruno", run / "pictures")
+    spec = ConceptSpec("<bruno>", str(run / "pictures"), initializer="bear", class_name="bear")
+    save_run(run / "config.json", TextualInversionConfig(output_dir=str(run)), [spec])
+    save_concept(pocket_word("bear", "<bruno>"), run / "learned_embeds.safetensors", "diffusers")
+    command = ["evaluate", "--concept", str(run), *FEWER, "--metrics", "identity_error"]
+    assert main(command) == FAILED
+    assert "python -m benchmarks.reader reader.safetensors" in (told := capsys.readouterr().err) and "--reader" in told
+    command += ["--reader", str(tmp_path / "reader.safetensors")]
+    assert main([*command, "--reader", str(tmp_path / "missing.safetensors")]) == FAILED
+    assert "Cannot load the reader" in capsys.readouterr().err
+    assert main([*command, "--metrics", "diversity"]) == 0
+    report = EvaluationReport.load(run)
+    assert report.metrics == ("identity_error (Reader)", "diversity (pocket)")
+    assert (score := report.score("identity_error (Reader)", WORD)) and 0 < score.mean < 1
+    assert report.score("diversity (pocket)", WORD) is None, "there is one picture of each prompt"
+    assert any("diversity (pocket) is missing; it needs at least two pictures" in note for note in report.notes)
+    for picture in (run / "pictures").glob("*.png"):
+        Image.open(picture).resize((32, 32)).save(picture)  # not its own pictures any more, so no truth is known
+    assert main([*command, "--output_dir", str(tmp_path / "other")]) == FAILED
+    assert "is known of the shipped objects of the pocket world with their own pictures only" in capsys.readouterr().err
+    assert not (tmp_path / "other" / "pictures").exists()
+
+
 def test_another_file_of_a_run_has_a_report_of_its_own(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     other = (run / "learned_embeds.safetensors").rename(run / "learned_embeds-best.safetensors")
@@ -218,6 +253,16 @@ def test_the_report_of_another_model_or_word_is_not_replaced(
         assert f"holds the report of {wrong.concept.token} on {wrong.concept.base_model}" in told
         assert "Choose another --output_dir" in told
         assert EvaluationReport.load(tmp_path) == wrong
+
+
+def test_references_of_the_hub_are_a_configuration_for_each_concept(tmp_path: Path) -> None:
+    for name in ("dog", "vase"):
+        save_concept(pocket_word("bear", f"<{name}>"), tmp_path / name / "learned_embeds.safetensors", "diffusers")
+    places = [tmp_path / name / "learned_embeds.safetensors" for name in ("dog", "vase")]
+    both = [_references("google/dreambooth", place, 2) for place in places]
+    assert both == [HubDataset("google/dreambooth", config_name=name) for name in ("dog", "vase")]
+    assert _references("google/dreambooth:dog6", places[0], 1) == HubDataset("google/dreambooth", config_name="dog6")
+    assert _references("user/corgi", places[0], 1) == HubDataset("user/corgi")
 
 
 def test_references_of_several_concepts_lie_in_folders_of_their_names(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.browser import CHROMIUM, NO_CHROMIUM, Browser
 from tests.score_reports import IMAGE, TEXT, report, run
 from textual_inversion_ext.errors import StorageError
 from textual_inversion_ext.evaluation.comparison.bootstrap import Interval
@@ -135,6 +136,21 @@ def test_the_page_escapes_and_fetches_nothing(tmp_path: Path) -> None:
     parser.close()
     assert "<svg" in page and "real pictures" in page
     assert "0.650 [0.600, 0.700]" in page and "+0.050 [+0.000, +0.100]" in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
+@pytest.mark.parametrize("width", [1200, 360])
+def test_a_browser_shows_the_page(tmp_path: Path, width: int) -> None:
+    page, *_ = write_comparison(comparison("plain", NASTY), tmp_path, title=NASTY)
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(page, width)
+        assert browser.requests == [page.resolve().as_uri()]
+        assert browser.messages == [] and browser.evaluate("document.scripts.length") == 0
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        marks = "[...document.querySelectorAll('svg *')].filter(part => part.getBoundingClientRect().width > 0).length"
+        assert browser.evaluate(marks) > 10
+        colours = {colour for _, colour in browser.screenshot().getcolors(1 << 24) or ()}
+    assert (0x00, 0x72, 0xB2) in colours, "the first run's mark"
 
 
 def test_the_table_holds_every_number() -> None:

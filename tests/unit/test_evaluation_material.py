@@ -151,6 +151,24 @@ def test_a_description_stands_where_the_word_stands() -> None:
     assert phrases == ["a red dog", "a painting of a dog", "the dog"]
 
 
+def test_sentences_to_learn_in_are_no_descriptions(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Captions that say where the word goes, beside pictures with masks, as a training has them."""
+    flags = train_flags(tmp_path, masks="files", captions="captions", max_train_steps=1)
+    for number, text in enumerate(("{} on a beach", "a red teapot", "a photo of {}")):
+        (tmp_path / "images" / f"{number}.txt").write_text(text, encoding="utf-8")
+        size = Image.open(tmp_path / "images" / f"{number}.png").size
+        Image.new("L", size, 255).save(tmp_path / "images" / f"{number}_mask.png")
+    assert main(flags) == 0
+    caplog.clear()
+    with caplog.at_level("INFO", logger="textual_inversion_ext"):
+        material = load_material(tmp_path / "out")
+    assert material.captions == ("a red teapot",) and len(material.references) == 3
+    assert "mask" not in caplog.text
+    (tmp_path / "captions.txt").write_text("a red dog\na {} on a beach\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"'a \{\} on a beach' has a place for the word"):
+        read_captions(tmp_path / "captions.txt")
+
+
 def test_captions_of_a_file(run: Path, tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("a red dog\n\na blue cat\na red dog\n", encoding="utf-8")
     captions = read_captions(tmp_path / "captions.txt")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 from torchmetrics.functional.multimodal import clip_score
 
-from benchmarks.reader import Reader
 from tests.metric_parts import Reading, mean_absolute_difference, mean_colour_backbone, plain, pocket_clip
 from textual_inversion_ext.errors import ConfigError, DataError, MissingDependencyError, ModelError
 from textual_inversion_ext.evaluation.backbones import DEFAULT_CLIP, load_image_text_backbone
@@ -29,9 +30,11 @@ from textual_inversion_ext.evaluation.metrics import (
     Scored,
     build_metrics,
 )
+from textual_inversion_ext.evaluation.score import Score
 from textual_inversion_ext.evaluation.texts import TEXT_MODES, scored_text
-from textual_inversion_ext.evaluation.views import VIEWS, clipscore, percent, torchmetrics_clip_score
+from textual_inversion_ext.evaluation.views import VIEWS, clipscore, percent, torchmetrics_clip_score, viewed
 from textual_inversion_ext.pocket import render_concept
+from textual_inversion_ext.pocket.reader import Reader, read_reader
 from textual_inversion_ext.pocket.specs import SubjectSpec
 
 HALF = 0.5**0.5  # cosine of 45 degrees: yellow is as near to red as to green
@@ -181,6 +184,32 @@ def test_lpips_says_how_to_install_it() -> None:
         build_metrics(["lpips"], MetricParts("pocket"))
 
 
+@pytest.fixture
+def alexnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place for torchvision's weights that holds none yet."""
+    pytest.importorskip("lpips")
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    return tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth"
+
+
+def test_lpips_itself_with_an_untrained_alexnet(alexnet: Path) -> None:
+    import torchvision
+
+    alexnet.parent.mkdir()
+    torch.manual_seed(0)
+    torch.save(torchvision.models.alexnet(weights=None).state_dict(), alexnet)
+    (metric,) = build_metrics(["lpips"], MetricParts("pocket"))
+    pictures = tuple(render_concept("mochi", 3))
+    assert (metric(Scored(pictures)) > 0).all()
+    close(metric(Scored((pictures[0],) * 2)), 0.0, 0.0)
+
+
+def test_weights_of_lpips_that_cannot_be_had_say_where_they_belong(alexnet: Path) -> None:
+    alexnet.parent.write_text("a file where a folder has to be", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"AlexNet of the metric 'lpips'.*copy that file into .*'diversity'"):
+        build_metrics(["lpips"], MetricParts("pocket"))
+
+
 # Identity
 
 
@@ -230,7 +259,7 @@ def test_a_subject_without_accessory_should_have_none() -> None:
     close(IdentityErrorMetric(Told(accessory="bow"))(bare), 0.2)
 
 
-def test_the_reader_of_the_benchmarks_fits() -> None:
+def test_the_reader_of_pocket_pictures_fits() -> None:
     """An untrained one: that its readings are understood, not that they are right."""
     torch.manual_seed(0)
     metric = IdentityErrorMetric(Reader())
@@ -239,8 +268,22 @@ def test_the_reader_of_the_benchmarks_fits() -> None:
     assert all(((values >= 0) & (values <= 1)).all() for values in errors.values())
 
 
+def test_a_reader_comes_from_its_file(tmp_path: Path) -> None:
+    reader = Reader()
+    save_file(reader.state_dict(), tmp_path / "reader.safetensors")
+    pictures = render_concept("mochi", 2)
+    again, first = read_reader(tmp_path / "reader.safetensors").read(pictures), reader.read(pictures)
+    assert again.choices == first.choices
+    assert all(np.array_equal(again.numbers[name], values) for name, values in first.numbers.items())
+    save_file({"weight": torch.ones(1)}, tmp_path / "other.safetensors")
+    (tmp_path / "text.safetensors").write_text("no weights", encoding="utf-8")
+    for name in ("other", "text", "missing"):
+        with pytest.raises(ModelError, match=rf"{name}\.safetensors.*python -m benchmarks\.reader"):
+            read_reader(tmp_path / f"{name}.safetensors")
+
+
 def test_identity_errors_need_a_reader_and_a_truth() -> None:
-    with pytest.raises(ConfigError, match=r"reader.*benchmarks/reader\.py"):
+    with pytest.raises(ConfigError, match=r"benchmarks\.reader reader\.safetensors.*--reader reader"):
         build_metrics(["identity_error"], MetricParts("pocket"))
     with pytest.raises(DataError, match="truth"):
         IdentityErrorMetric(Told()).errors(Scored(plain("red")))
@@ -282,6 +325,18 @@ def test_views_of_a_cosine() -> None:
     assert clipscore(0.31) == pytest.approx(0.775) and clipscore(-0.1) == 0
     assert torchmetrics_clip_score(0.31) == pytest.approx(31) and torchmetrics_clip_score(-0.1) == 0
     assert list(VIEWS) == ["percent", "clipscore", "torchmetrics"]
+
+
+def test_a_score_is_shown_in_the_scale_that_is_asked_for() -> None:
+    """The view is taken of each picture: a cosine below 0 counts as none."""
+    score = Score.of("clip_text (pocket)", "word", [0.4, -0.2])
+    assert viewed(score, "raw") == "0.100 ± 0.300"
+    assert viewed(score, "percent") == "10.00 ± 30.00"
+    assert viewed(score, "clipscore") == "0.500 ± 0.500"
+    assert viewed(score, "torchmetrics") == "20.00 ± 20.00"
+    assert viewed(Score(metric="dino (x)", subject="word", mean=0.5, n=1), "percent") == "50.00"
+    distance = Score.of("diversity (pocket)", "word", [0.4, 0.2], independent=False)
+    assert viewed(distance, "percent") == "0.300" and distance.standard_error is None
 
 
 # The texts that pictures are held against

@@ -19,6 +19,7 @@ from tests.tiny_clip import tiny_twin
 from textual_inversion_ext.cli.main import FAILED, INTERRUPTED, main
 from textual_inversion_ext.cli.sweep import MARKER, run_sweep
 from textual_inversion_ext.cli.sweep_plan import plan_sweep
+from textual_inversion_ext.concept import LearnedConcept
 from textual_inversion_ext.errors import ConfigError
 from textual_inversion_ext.evaluation.report import WORD, EvaluationReport
 from textual_inversion_ext.families import adapter_for
@@ -93,6 +94,35 @@ def test_a_sweep_trains_evaluates_compares_and_skips_what_is_done(
     assert main(["compare", "--sweep", file, "--output_dir", str(out)]) == FAILED
     assert "--max_train_steps=3 --max_train_steps=4" in capsys.readouterr().err
     assert snapshot(out, "*.safetensors") == now
+
+
+def test_an_evaluation_is_done_again_where_its_flags_do_not_tell(parts: Sweep, tmp_path: Path) -> None:
+    """A file of prompts says something else, a report is gone, somebody has put other words there."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\n".replace("cat", "{}"), encoding="utf-8")
+    flags = {**parts, "prompts": str(prompts), "baselines": ["none"], "seeds": 1, "metrics": ["clip_image"]}
+    sweep, out = {"flags": flags, "runs": {"one": {}, "two": {"num_vectors": 2}}}, tmp_path / "out"
+
+    def reports() -> dict[str, int]:
+        assert run_sweep(plan_sweep(sweep), out).failures == ()
+        return snapshot(out, "report.json")
+
+    first, words = reports(), snapshot(out, "learned_embeds.safetensors")
+    assert reports() == first
+    prompts.write_text("a red {}\n", encoding="utf-8")
+    second = reports()
+    assert all(second[name] != first[name] for name in first)
+    (out / "one" / "evaluation" / "report.json").unlink()
+    third = reports()
+    assert [third[name] == second[name] for name in sorted(first)] == [False, True]
+    assert snapshot(out, "learned_embeds.safetensors") == words
+    LearnedConcept("<tok>", {"clip_l": torch.ones(2, 16)}).save(out / "two" / "learned_embeds.safetensors")
+    fourth = reports()
+    assert [fourth[name] == third[name] for name in sorted(first)] == [True, False]
+    marker = json.loads((out / "one" / MARKER).read_text(encoding="utf-8"))
+    marker.pop("files")  # as earlier versions wrote it
+    (out / "one" / MARKER).write_text(json.dumps(marker), encoding="utf-8")
+    assert reports() == fourth
 
 
 def test_runs_that_differ_in_their_evaluation_share_the_training(parts: Sweep, tmp_path: Path) -> None:

@@ -103,7 +103,12 @@ def show(
     if not runs:
         raise ReportError("\n".join(missing))
     comparison = compare(runs, axes or AXES)
-    notices = (*comparison.notices, *(f"Left out: {reason}" for reason in missing))
+    unknown = [
+        f"No plot of {table.rows[0].name}: no report has {' and '.join(lacking)}; there are {', '.join(table.metrics)}."
+        for table in comparison.tables
+        if (lacking := [key for key, name in zip(axes or AXES, table.axes, strict=True) if name is None])
+    ]
+    notices = (*comparison.notices, *(f"Left out: {reason}" for reason in missing), *unknown)
     for notice in notices:
         logger.warning("notice: %s", notice)
     for table in comparison.tables:

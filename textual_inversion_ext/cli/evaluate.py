@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from textual_inversion_ext.cli.evaluate_flags import add_flags
 from textual_inversion_ext.cli.evaluate_jobs import Job, check_folder, chosen_protocol, read_jobs
-from textual_inversion_ext.cli.generate import common_model, placement
+from textual_inversion_ext.cli.model_flags import common_model, placement
+from textual_inversion_ext.cli.score_tables import score_lines
 from textual_inversion_ext.errors import ConfigError
 
 if TYPE_CHECKING:
+    import torch
+
     from textual_inversion_ext.evaluation.evaluator import Evaluator
     from textual_inversion_ext.evaluation.metrics import MetricParts
     from textual_inversion_ext.evaluation.report import EvaluationReport
@@ -60,48 +63,20 @@ def run(flags: argparse.Namespace) -> None:
         print(json.dumps(contents if len(contents) > 1 else contents[0], ensure_ascii=False, indent=2))
         return
     for job, report in zip(jobs, reports, strict=True):
-        print("\n".join(score_lines(report)))
+        scale = flags.scale or chosen_protocol(flags, report.concept.token).scale
+        print("\n".join(score_lines(report, scale)))
         files = {"Page": PAGE_FILE, "Picture": PICTURE_FILE, "Report": REPORT_FILE}
         print("\n".join(f"{name + ':':<9}{job.folder / file}" for name, file in files.items()) + "\n")
 
 
-def score_lines(report: EvaluationReport) -> list[str]:
-    """The scores over all prompts as a table of plain text.
-
-    Args:
-        report: The report.
-
-    Returns:
-        Its lines, a headline first.
-    """
-    prompts, seeds = len(report.protocol.prompts), len(report.protocol.seeds)
-    headline = f"{report.concept.token} on {report.concept.base_model}, protocol {report.protocol.name}"
-    rows = [["", *report.metrics]]
-    for subject in report.subjects:
-        scores = [report.score(metric, subject) for metric in report.metrics]
-        phrase = report.phrase(subject)
-        cells = ["" if score is None else score.shown() for score in scores]
-        rows.append([f"{subject}: {phrase}" if phrase else subject, *cells])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for name, *cells in rows:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        lines.append("  ".join([name.ljust(widths[0]), *padded]).rstrip())
-    return [f"{headline} ({prompts} prompts x {seeds} pictures)", *lines]
-
-
 def _evaluate_all(flags: argparse.Namespace, jobs: Sequence[Job], model: str) -> list[EvaluationReport]:
-    from textual_inversion_ext.evaluation.backbones import DEFAULT_DINO, default_backbone
     from textual_inversion_ext.evaluation.html import write_page
-    from textual_inversion_ext.evaluation.metrics import MetricParts
     from textual_inversion_ext.evaluation.picture import write_picture
     from textual_inversion_ext.evaluation.report import REPORT_FILE
     from textual_inversion_ext.pipelines.loading import load_pipeline
 
     device, dtype = placement(flags.device, flags.mixed_precision)
-    parts = MetricParts(
-        clip=flags.backbone or default_backbone(model), dino=flags.dino_backbone or DEFAULT_DINO, device=device
-    )
+    parts = _parts(flags, model, device)
     evaluators = [_evaluator(flags, job, parts) for job in jobs]
     pipeline = load_pipeline(model, revision=flags.revision, variant=flags.variant, dtype=dtype, device=device)
     reports = []
@@ -113,6 +88,19 @@ def _evaluate_all(flags: argparse.Namespace, jobs: Sequence[Job], model: str) ->
         write_picture(report, job.folder)
         reports.append(report)
     return reports
+
+
+def _parts(flags: argparse.Namespace, model: str, device: torch.device) -> MetricParts:
+    from textual_inversion_ext.evaluation.backbones import DEFAULT_DINO, default_backbone
+    from textual_inversion_ext.evaluation.metrics import MetricParts
+    from textual_inversion_ext.pocket.reader import read_reader
+
+    return MetricParts(
+        clip=flags.backbone or default_backbone(model),
+        dino=flags.dino_backbone or DEFAULT_DINO,
+        device=device,
+        reader=None if flags.reader is None else read_reader(flags.reader),
+    )
 
 
 def _evaluator(flags: argparse.Namespace, job: Job, parts: MetricParts) -> Evaluator:

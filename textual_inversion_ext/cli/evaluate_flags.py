@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from textual_inversion_ext.cli.model_flags import add_model_flags
 from textual_inversion_ext.evaluation.protocols import PROTOCOLS
+from textual_inversion_ext.evaluation.views import RAW, VIEWS
 
 _BASELINES = ("class_word", "caption", "initial_rows", "real_pictures", "none")
 
@@ -18,7 +20,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """
     _add_what(parser)
     _add_rules(parser)
-    _add_machine(parser)
+    _add_metrics(parser)
+    add_model_flags(parser)
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +37,8 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         "--references",
         default=None,
         metavar="DIR",
-        help="Real pictures: a folder or a data set of the Hub; with several concepts, a folder with one folder for"
-        " each, of its name. Default: the training pictures.",
+        help="Real pictures: a folder or a data set of the Hub (user/name, user/name:configuration); with several"
+        " concepts, one with a folder or a configuration for each, of its name. Default: the training pictures.",
     )
     parser.add_argument(
         "--captions",
@@ -59,6 +62,13 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="Where report.json, report.html, report.png and the pictures go. Default: evaluation/ beside the concept.",
     )
+    parser.add_argument(
+        "--scale",
+        choices=[RAW, *VIEWS],
+        default=None,
+        help="How the printed tables show cosines: raw, percent (x100), clipscore (2.5 x max(cosine, 0)), torchmetrics"
+        " (max(100 x cosine, 0)). Reports store them raw. Default: as the protocol's source prints them.",
+    )
     parser.add_argument("--json", action="store_true", help="Print the report as JSON (several: a list of them).")
 
 
@@ -75,24 +85,6 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="FILE",
         help="Your own prompts instead, one on each line, with {} or the word itself where the word goes.",
-    )
-    parser.add_argument(
-        "--metrics",
-        nargs="+",
-        action="extend",
-        default=None,
-        metavar="NAME",
-        help="For example clip_image clip_text dino diversity. Default: the protocol's.",
-    )
-    parser.add_argument(
-        "--backbone",
-        default=None,
-        metavar="MODEL",
-        help="What measures: a CLIP or SigLIP model (Hub id or folder), or 'pocket'. Default:"
-        " openai/clip-vit-base-patch32 ('pocket' for the pocket world).",
-    )
-    parser.add_argument(
-        "--dino_backbone", default=None, metavar="MODEL", help="The same for dino. Default: facebook/dino-vits16."
     )
     parser.add_argument(
         "--baselines",
@@ -121,15 +113,29 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_machine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch_size", type=int, default=4, metavar="N", help="Pictures at a time. Default: 4.")
+def _add_metrics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--pretrained_model_name_or_path",
+        "--metrics",
+        nargs="+",
+        action="extend",
+        default=None,
+        metavar="NAME",
+        help="For example clip_image clip_text dino diversity. Default: the protocol's.",
+    )
+    parser.add_argument(
+        "--backbone",
         default=None,
         metavar="MODEL",
-        help="Model: Hub id, folder, or 'pocket'. Default: the one the words were learned on.",
+        help="What measures: a CLIP or SigLIP model (Hub id or folder), or 'pocket'. Default:"
+        " openai/clip-vit-base-patch32 ('pocket' for the pocket world).",
     )
-    parser.add_argument("--revision", default=None, help="Revision of the model on the Hub.")
-    parser.add_argument("--variant", default=None, help="Variant of the weight files, for example fp16.")
-    parser.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], default="no", help="Default: no.")
-    parser.add_argument("--device", default=None, help="For example cuda or cpu. Default: the best there is.")
+    parser.add_argument(
+        "--dino_backbone", default=None, metavar="MODEL", help="The same for dino. Default: facebook/dino-vits16."
+    )
+    parser.add_argument(
+        "--reader",
+        default=None,
+        metavar="FILE",
+        help="For identity_error, in the pocket world: weights of the network that reads what a picture shows. They are"
+        " not shipped; `python -m benchmarks.reader FILE` in a checkout of the repository trains them.",
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textual_inversion_ext.cli.generate import concept_files
-from textual_inversion_ext.errors import ConfigError, OutputFolderError, ReportError
+from textual_inversion_ext.errors import ConfigError, OutputFolderError, ReportError, TextualInversionError
 from textual_inversion_ext.evaluation.protocols import Protocol, protocol_named, read_protocol
 
 if TYPE_CHECKING:
@@ -98,18 +98,22 @@ def _is_repository(name: str) -> bool:
 
 
 def _references(name: str | None, place: str | Path, count: int) -> Any:
-    """The real pictures that ``--references`` stands for: of several concepts each has a sub-folder."""
+    """The real pictures that ``--references`` stands for: of several concepts each has a part of its own name.
+
+    A part is a sub-folder, or a configuration of a data set of the Hub: ``google/dreambooth`` has one for each of its
+    30 subjects.
+    """
     if name is None:
         return None
     path = Path(name).expanduser()
-    if not path.exists() and _is_repository(name):
-        from textual_inversion_ext.concept import HubDataset
-
-        return HubDataset(name)
-    if count == 1:
-        return str(path)
+    from textual_inversion_ext.concept import HubDataset
     from textual_inversion_ext.files import load_concept
 
+    repository, _, part = name.partition(":")
+    if not path.exists() and _is_repository(repository):
+        return HubDataset(repository, config_name=part or (load_concept(place).name if count > 1 else None))
+    if count == 1:
+        return str(path)
     own = path / load_concept(place).name
     if not own.is_dir():
         raise ConfigError(
@@ -155,6 +159,34 @@ def check_folder(job: Job, model: str) -> None:
             f"{job.folder} holds the report of {old.token} on {old.base_model}, and this one would be of"
             f" {job.materials[0].concept.token} on {model}. Choose another --output_dir, or remove that report."
         )
+
+
+def reports_fit(flags: argparse.Namespace) -> bool:
+    """Whether each of the concepts has a report in its place that is about the rows it has now.
+
+    Args:
+        flags: Parsed flags, ``output_dir`` among them.
+
+    Returns:
+        False where a report is missing, damaged, or of other rows, and where no concept can be read.
+    """
+    from textual_inversion_ext.evaluation.findings import rows_hash
+    from textual_inversion_ext.evaluation.report import REPORT_FILE, EvaluationReport
+    from textual_inversion_ext.files import load_concept
+
+    try:
+        concepts = [load_concept(place) for name in flags.concept for place in _places(name)]
+        if chosen_protocol(flags, concepts[0].token).places > 1:
+            concepts = concepts[:1]  # one report for all, and it begins with the first
+        for concept in concepts:
+            folder = Path(flags.output_dir)
+            own = folder if len(concepts) == 1 else folder / concept.name / "evaluation"
+            report = EvaluationReport.load(own / REPORT_FILE).concept
+            if (report.token, report.rows_hash) != (concept.token, rows_hash(concept.vectors)):
+                return False
+    except TextualInversionError:
+        return False
+    return True
 
 
 def chosen_protocol(flags: argparse.Namespace, token: str) -> Protocol:

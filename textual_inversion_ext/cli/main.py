@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -103,6 +104,7 @@ def _show_log_messages(debug: bool) -> None:
     if not debug:
         for library in ("DIFFUSERS", "TRANSFORMERS"):  # Read when they are imported, which the verbs do.
             os.environ.setdefault(f"{library}_VERBOSITY", "error")
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(diffusers|transformers)\.")
     logger = logging.getLogger("textual_inversion_ext")
     # `accelerate launch` starts one process per device; one of them speaks.
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)

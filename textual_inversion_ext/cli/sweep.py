@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import time
@@ -13,6 +14,7 @@ from typing import Any, NoReturn, Protocol
 
 from textual_inversion_ext.atomic import atomic_write
 from textual_inversion_ext.cli import evaluate, train
+from textual_inversion_ext.cli.evaluate_jobs import reports_fit
 from textual_inversion_ext.cli.parser import read_train_flags
 from textual_inversion_ext.cli.sweep_pictures import share_pictures
 from textual_inversion_ext.cli.sweep_plan import SweepRun
@@ -25,6 +27,7 @@ MARKER = "sweep-run.json"
 
 # What the sweep itself says to the two commands.
 _OWN_FLAGS = ("output_dir", "concept", "resume_from_checkpoint", "overwrite_output_dir", "config")
+_FILE_FLAGS = ("prompts", "captions")  # flags of evaluate whose value is a file to be read
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +172,11 @@ def _is_done(job: _Job) -> bool:
             f"{job.folder} was trained with other flags ({changed}). Remove that folder, or give the sweep another"
             " --output_dir."
         )
-    return _marker(job.home).get("trained") is True and marker.get("evaluated") == list(job.evaluation)
+    if _marker(job.home).get("trained") is not True or marker.get("evaluated") != list(job.evaluation):
+        return False
+    # Flags are not everything: a file of prompts may say something else now, a report may be gone, words replaced.
+    digests = _digests(job)
+    return marker.get("files", digests) == digests and reports_fit(_evaluate_flags(job))
 
 
 def _marker(folder: Path) -> dict[str, Any]:
@@ -194,8 +201,18 @@ def _do(job: _Job, alike: Sequence[_Job]) -> None:
         if _marker(other.folder).get("evaluated") == list(job.evaluation):
             share_pictures(other.folder, job.folder)
             break
+    digests = _digests(job)
     evaluate.run(_evaluate_flags(job))
-    _write_marker(job, {**marker, "evaluated": list(job.evaluation)})
+    _write_marker(job, {**marker, "evaluated": list(job.evaluation), "files": digests})
+
+
+def _digests(job: _Job) -> dict[str, str]:
+    """What the files say that the evaluation's flags name."""
+    flags = vars(_evaluate_flags(job))
+    places = {name: Path(flags[name]) for name in _FILE_FLAGS if flags[name] is not None}
+    return {
+        name: hashlib.sha256(place.read_bytes()).hexdigest()[:16] for name, place in places.items() if place.is_file()
+    }
 
 
 def _write_marker(job: _Job, marker: dict[str, Any]) -> None:

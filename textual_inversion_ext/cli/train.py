@@ -65,9 +65,11 @@ def summary(config: TextualInversionConfig, result: TrainingResult) -> str:
         A few lines of text.
     """
     tokens = " ".join(concept.token for concept in result.concepts)
+    first = result.concepts[0]
+    sentence = "a painting in the style of" if first.metadata.get("learnable_property") == "style" else "a photo of"
     lines = [
         f"Learned {tokens} in {max(result.steps.values())} steps, {result.seconds:.0f} s.",
         f"Files are in {config.output_dir}",
-        f'Try: textual-inversion generate --concept {config.output_dir} --prompt "a photo of {tokens.split()[0]}"',
+        f'Try: textual-inversion generate --concept {config.output_dir} --prompt "{sentence} {first.token}"',
     ]
     return "\n".join(lines)

@@ -166,12 +166,19 @@ def _dino_processor(side: int) -> Any:
 
 
 def _ways_out(name: str) -> str:
-    fetch = (
-        "Give a folder that `save_pretrained` wrote, or the id of a model on the Hub,"
-        if Path(name).exists()
-        else f"Fetch it on a machine with network access (`hf download {name} --local-dir FOLDER`) and give the folder,"
-    )
+    if Path(name).exists() or not _is_id(name):
+        missing = "" if Path(name).exists() else f"There is no folder {name}. "
+        fetch = f"{missing}Give a folder that `save_pretrained` wrote, or the id of a model on the Hub,"
+    else:
+        fetch = (
+            f"Fetch it on a machine with network access (`hf download {name} --local-dir FOLDER`) and give the folder,"
+        )
     return f"{fetch} or measure with 'pocket', the network of this library (made for pictures of the pocket world)."
+
+
+def _is_id(name: str) -> bool:
+    """Whether a name can be that of a model on the Hub, and not only that of a folder."""
+    return name.count("/") <= 1 and "\\" not in name and not name.startswith(("/", ".", "~"))
 
 
 def _first_lines(error: Exception) -> str:

@@ -185,7 +185,12 @@ def real_picture_scores(metrics: Sequence[Metric], material: Material) -> list[S
             kept = [value for value in values.tolist() if value == value]  # a single picture has no other
             if kept:
                 score = Score.of(
-                    metric.name, subject, kept, backbone=metric.backbone, higher_is_better=metric.higher_is_better
+                    metric.name,
+                    subject,
+                    kept,
+                    backbone=metric.backbone,
+                    higher_is_better=metric.higher_is_better,
+                    independent=not metric.samples_matter,
                 )
                 found.append(score)
     return found

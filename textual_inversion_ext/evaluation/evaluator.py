@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from textual_inversion_ext.concept import LearnedConcept
-from textual_inversion_ext.errors import ConfigError
+from textual_inversion_ext.errors import ConfigError, DataError
 from textual_inversion_ext.evaluation.backbones import default_backbone
 from textual_inversion_ext.evaluation.baselines import BASELINES, word_subject
 from textual_inversion_ext.evaluation.findings import losses_of, rows_beside_vocabulary, rows_hash, versions
@@ -141,6 +141,7 @@ class Evaluator:
             EmbeddingFileError: A concept was learned for another kind of model.
             ConceptError: Two concepts have the same token.
             ConfigError: The protocol needs something that was not given.
+            DataError: No metric can be measured on this concept.
             StorageError: A picture cannot be written.
         """
         start = time.perf_counter()
@@ -203,6 +204,12 @@ class Evaluator:
             if self.text_mode == "class" or protocol.places > 1:
                 raise ConfigError("text mode 'class' needs the class word of the concept, such as 'dog'; give it.")
             mode = "omit"
+        metrics = self._build_metrics(pipeline, protocol, model)
+        if material.truth is None and metrics and all("truth" in metric.needs for metric in metrics):
+            raise DataError(
+                f"{material.concept.token}: {metrics[0].name} needs to know what the thing really looks like, and that"
+                " is known of the shipped objects of the pocket world with their own pictures only; use other metrics."
+            )
         return Rules(
             protocol=protocol,
             prompts=protocol.prompts_for(material.learnable_property, material.class_word),
@@ -211,7 +218,7 @@ class Evaluator:
             text_mode=mode,
             scheduler=None if self.settings is not None else protocol.scheduler,
             baselines=self.baselines,
-            metrics=self._build_metrics(pipeline, protocol, model),
+            metrics=metrics,
             parts=self._parts(pipeline, model),
         )
 

@@ -127,7 +127,8 @@ def load_material(
     source = references if references is not None else _recorded_source(concept, trained)
     samples = _samples(concept, source, trained)
     told = tuple(dict.fromkeys(caption for sample in samples for caption in sample.captions))
-    usable = [caption for caption in told if concept.token.casefold() not in caption.casefold()]
+    # A caption that holds the word, or {} in its place, is a sentence to learn in, not a description.
+    usable = [text for text in told if "{}" not in text and concept.token.casefold() not in text.casefold()]
     facts: dict[str, Any] = {} if trained is None else {"learnable_property": trained.spec.learnable_property}
     return Material.of(
         concept,
@@ -149,13 +150,18 @@ def read_captions(path: str | Path) -> tuple[str, ...]:
         The descriptions.
 
     Raises:
-        ConfigError: The file cannot be read or is empty.
+        ConfigError: The file cannot be read, is empty, or a line has a place for the word.
     """
     try:
         lines = [line.strip() for line in read_text(Path(path)).splitlines()]
     except DataError as error:
         raise ConfigError(f"Cannot read the captions {path}: {error}") from error
     captions = tuple(dict.fromkeys(line for line in lines if line))
+    if with_place := [caption for caption in captions if "{}" in caption]:
+        raise ConfigError(
+            f"{path}: the caption {with_place[0]!r} has a place for the word; a caption stands where the word stands,"
+            " so write only what describes it, for example: a small red dog with a hat"
+        )
     if not captions:
         raise ConfigError(f"{path} holds no caption; write one on each line, for example: a small red dog with a hat")
     return captions
@@ -215,7 +221,9 @@ def _samples(concept: LearnedConcept, source: Any, trained: Trained | None) -> l
     config = TextualInversionConfig(skip_bad_images=True, captions="both")
     if trained is not None and source is trained.spec.images:
         run = trained.config
+        # With the run's own masks nobody is told that there are some; a model would have to make them anew.
         config = replace(config, image_column=run.image_column, caption_column=run.caption_column)
+        config = replace(config, masks="none" if run.masks == "model" else run.masks, mask_column=run.mask_column)
     try:
         return collect_samples(ConceptSpec(concept.token, source), config)[0]
     except DataError as error:

@@ -39,7 +39,7 @@ class SubjectReading(Protocol):
 
 
 class SubjectReader(Protocol):
-    """Reads the attributes of a pocket subject out of pictures; ``benchmarks/reader.py`` trains one."""
+    """Reads the attributes of a pocket subject out of pictures; ``pocket/reader.py`` has one."""
 
     def read(self, images: list[Image.Image]) -> SubjectReading:
         """Read pictures.

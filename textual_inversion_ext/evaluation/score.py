@@ -35,7 +35,8 @@ class Score:
         subject: Whose pictures: one of ``SUBJECTS``, or a name of the protocol's own.
         prompt: Prompt with ``{}`` where the word goes, or None for all pictures of the metric's prompts.
         mean: Mean over the pictures that have a score.
-        standard_error: Of the mean: sample standard deviation / sqrt(n); None for fewer than two pictures.
+        standard_error: Of the mean: sample standard deviation / sqrt(n); None for fewer than two pictures. Of a metric
+            whose pictures' scores depend on each other it is that of the prompts' means, None for a single prompt.
         n: Number of pictures that have a score.
         per_image: The score of each picture, in the order of the subject's ``PictureSet``, None for a picture that has
             none; empty where the metric has one number for all pictures.
@@ -74,6 +75,7 @@ class Score:
         prompt: str | None = None,
         backbone: str = "",
         higher_is_better: bool = True,
+        independent: bool = True,
     ) -> Score:
         """Sum up scores of pictures.
 
@@ -84,6 +86,8 @@ class Score:
             prompt: The prompt with ``{}``, or None for all.
             backbone: The model that measured.
             higher_is_better: Direction of the metric.
+            independent: Whether each picture's score is its own. The distance to the other samples of a prompt is not:
+                of two pictures both have the same one, which does not make it certain.
 
         Returns:
             The score, its numbers rounded to six decimals.
@@ -98,7 +102,7 @@ class Score:
                 f"{metric} of {subject!r}: of {len(each)} pictures {len(found)} have a score, not all of them finite;"
                 " there must be one at least, and an infinite one comes of a broken backbone."
             )
-        error = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else None
+        error = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 and independent else None
         return cls(
             metric=metric,
             subject=subject,

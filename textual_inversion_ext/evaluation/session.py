@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
+import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
@@ -42,6 +45,12 @@ PICTURES = "pictures"
 REFERENCES = "references"
 """Folder of copies of the real pictures, for pages that show them."""
 _REFERENCE_SIDE = 512
+_NEEDED = {
+    "prompts": "prompts",
+    "references": "real pictures",
+    "samples": "at least two pictures of each prompt",
+    "truth": "an object of the pocket world whose true looks are known",
+}
 
 
 class Session:
@@ -93,6 +102,7 @@ class Session:
                     found += self._pair_scores(metric, made)
         elif REAL_PICTURES in rules.baselines:
             found += real_picture_scores(metrics, first)
+        self.notes += self._without_scores(metrics, made[self.subjects[0].name][0])
         return tuple(found)
 
     def picture_sets(self) -> tuple[PictureSet, ...]:
@@ -176,7 +186,7 @@ class Session:
 
     def _scores_of(self, metric: Metric, subject: Subject, made: Sequence[Sequence[Image.Image]]) -> list[Score]:
         """Scores by prompt, and over those prompts whose aim is the metric's."""
-        first, found, overall = self.materials[0], [], []
+        first, found, overall, counted = self.materials[0], [], [], set()
         for prompt, pictures in zip(self.rules.prompts, made, strict=True):
             scored = Scored(
                 tuple(pictures), (self._scored_text(prompt),) * len(pictures), first.references, first.truth
@@ -189,7 +199,26 @@ class Session:
             found.append(_score(metric, subject.name, values, prompt.text))
             if metric.aspect == "diversity" or prompt.aim in ("both", metric.aspect):
                 overall += values
-        return [_score(metric, subject.name, overall, None), *found] if overall else found
+                counted.add(prompt.text)
+        if not overall:
+            return found
+        whole = _score(metric, subject.name, overall, None)
+        if metric.samples_matter and len(found) > 1:
+            means = [score.mean for score in found if score.prompt in counted]
+            error = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else None
+            whole = replace(whole, standard_error=None if error is None else round(error, 6))
+        return [whole, *found]
+
+    def _without_scores(self, metrics: Sequence[Metric], pictures: Sequence[Image.Image]) -> tuple[str, ...]:
+        """Name the metrics that have nothing to say here, rather than leave a reader to look for them."""
+        first = self.materials[0]
+        scored = Scored(tuple(pictures), ("",) * len(pictures), first.references, first.truth)
+        lacking = {metric.name: metric.lacks(scored) for metric in metrics}
+        return tuple(
+            f"{name} is missing; it needs {' and '.join(_NEEDED[need] for need in needs)}."
+            for name, needs in lacking.items()
+            if needs
+        )
 
     def _pair_scores(self, metric: LikenessMetric, made: dict[str, list[list[Image.Image]]]) -> list[Score]:
         by_prompt = {
@@ -220,4 +249,5 @@ def _score(metric: Metric, subject: str, values: Sequence[float], prompt: str | 
         prompt=prompt,
         backbone=metric.backbone,
         higher_is_better=metric.higher_is_better,
+        independent=not metric.samples_matter,
     )

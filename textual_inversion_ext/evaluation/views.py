@@ -7,6 +7,10 @@ different scales, or of different backbones, are not comparable.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from textual_inversion_ext.evaluation.score import Score
 
 CLIPSCORE_WEIGHT = 2.5
 
@@ -56,3 +60,39 @@ VIEWS: dict[str, Callable[[float], float]] = {
     "clipscore": clipscore,
     "torchmetrics": torchmetrics_clip_score,
 }
+
+RAW = "raw"
+"""The scale of what is stored: the cosines themselves."""
+_COSINES = ("clip_image", "clip_text", "dino")
+_DECIMALS = {"percent": 2, "clipscore": 3, "torchmetrics": 2}
+
+
+def is_cosine(metric: str) -> bool:
+    """Whether the scores of a metric are cosines, which can be shown in other scales.
+
+    Args:
+        metric: its name, the name of its backbone in it.
+
+    Returns:
+        True for CLIP's image and text score and for DINO's.
+    """
+    return metric.split(" (")[0] in _COSINES
+
+
+def viewed(score: Score, scale: str) -> str:
+    """Show a score in another scale.
+
+    Args:
+        score: the score.
+        scale: `RAW`, or a key of `VIEWS`; it is applied to each picture's cosine. What is no cosine stays as it is.
+
+    Returns:
+        For example ``81.20 ± 1.10``.
+    """
+    if scale == RAW or not is_cosine(score.metric):
+        return score.shown()
+    values = [VIEWS[scale](cosine) for cosine in score.per_image or (score.mean,) if cosine is not None]
+    found = type(score).of(score.metric, score.subject, values)
+    digits = _DECIMALS[scale]
+    error = "" if found.standard_error is None else f" ± {found.standard_error:.{digits}f}"
+    return f"{found.mean:.{digits}f}{error}"

@@ -106,7 +106,7 @@ def render_concept(name: str, count: int = 5, *, seed: int | None = None) -> lis
     return [render(picture) for picture in CONCEPTS[name].pictures(count, seed=seed)]
 
 
-def write_concept(name: str, folder: Path) -> list[Path]:
+def write_concept(name: str, folder: str | Path) -> list[Path]:
     """Write the pictures of a held-out concept as an ordinary image folder.
 
     Args:
@@ -116,6 +116,7 @@ def write_concept(name: str, folder: Path) -> list[Path]:
     Returns:
         Paths of the PNG files.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for index, image in enumerate(render_concept(name)):

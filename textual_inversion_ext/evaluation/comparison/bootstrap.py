@@ -41,7 +41,12 @@ class Interval:
 
 
 def bootstrap_mean(
-    concepts: Sequence[Sequence[Sequence[float]]], *, rounds: int = ROUNDS, level: float = LEVEL, seed: int = 0
+    concepts: Sequence[Sequence[Sequence[float]]],
+    *,
+    rounds: int = ROUNDS,
+    level: float = LEVEL,
+    seed: int = 0,
+    independent: bool = True,
 ) -> Interval:
     """Take the mean over concepts, with a percentile bootstrap interval.
 
@@ -58,6 +63,8 @@ def bootstrap_mean(
         rounds: Bootstrap samples.
         level: Share of the samples inside the interval.
         seed: Of the resampling.
+        independent: Whether each picture has a score of its own. Where it depends on the other samples of the prompt,
+            as diversity does, pictures cannot be resampled by their scores, and one concept has no interval.
 
     Returns:
         The mean and its interval.
@@ -73,7 +80,7 @@ def bootstrap_mean(
     generator = np.random.default_rng(seed)
     if len(means) > 1:
         drawn = _resampled_means(means, rounds, generator)
-    elif images > len(groups[0]):
+    elif independent and images > len(groups[0]):
         drawn = np.mean([_resampled_means(prompt, rounds, generator) for prompt in groups[0]], axis=0)
     else:
         return Interval(float(means[0]), None, None, 1, images)

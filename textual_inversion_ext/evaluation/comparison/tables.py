@@ -130,7 +130,7 @@ def _table(runs: Sequence[EvaluatedRun], axes: tuple[str, str]) -> Table:
     for run, told in zip(runs, facts, strict=True):
         scores = _scores(run.reports, WORD, tuple(tokens), metrics)
         inside = {metric: {t: s for t, s in found.items() if t in over} for metric, found in scores.items()}
-        differences = {} if run is runs[0] else {m: d for m in metrics if (d := _above(inside[m], first[m]))}
+        differences = {} if run is runs[0] else {m: d for m in metrics if (d := _above(m, inside[m], first[m]))}
         rows.append(_row(run.name, False, inside, scores, differences, told))
     rows += _baselines(runs, over, metrics)
     first_report = runs[0].reports[0]
@@ -143,6 +143,9 @@ def _table(runs: Sequence[EvaluatedRun], axes: tuple[str, str]) -> Table:
         notices=notices,
     )
 
+
+# Keys of the metrics whose ``samples_matter``; spelled out, for to compare nothing of torch is needed.
+_DEPENDENT = ("clip_text_of_means", "diversity", "lpips")
 
 # metric -> token -> prompt by prompt the scores of the pictures
 _Scores = dict[str, dict[str, list[list[float]]]]
@@ -187,9 +190,9 @@ def _row(
     return Row(
         name=name,
         baseline=baseline,
-        means={metric: bootstrap_mean(list(found.values())) for metric, found in inside.items() if found},
+        means={metric: _mean(metric, list(found.values())) for metric, found in inside.items() if found},
         by_concept={
-            token: {metric: bootstrap_mean([found[token]]) for metric, found in scores.items() if token in found}
+            token: {metric: _mean(metric, [found[token]]) for metric, found in scores.items() if token in found}
             for token in tokens
         },
         differences=differences,
@@ -197,7 +200,11 @@ def _row(
     )
 
 
-def _above(run: dict[str, list[list[float]]], first: dict[str, list[list[float]]]) -> Interval | None:
+def _mean(metric: str, concepts: Sequence[Sequence[Sequence[float]]]) -> Interval:
+    return bootstrap_mean(concepts, independent=metric.split(" (")[0] not in _DEPENDENT)
+
+
+def _above(metric: str, run: dict[str, list[list[float]]], first: dict[str, list[list[float]]]) -> Interval | None:
     """How far a run lies above the first: picture by picture of one concept, else concept by concept."""
     shared = [token for token in run if token in first]
     if not shared:
@@ -205,7 +212,8 @@ def _above(run: dict[str, list[list[float]]], first: dict[str, list[list[float]]
     pairs = [(run[token], first[token]) for token in shared]
     if len(pairs) == 1 and [len(prompt) for prompt in pairs[0][0]] == [len(prompt) for prompt in pairs[0][1]]:
         mine, theirs = pairs[0]
-        return bootstrap_mean([[[a - b for a, b in zip(*two, strict=True)] for two in zip(mine, theirs, strict=True)]])
+        apart = [[a - b for a, b in zip(*two, strict=True)] for two in zip(mine, theirs, strict=True)]
+        return _mean(metric, [apart])
     return bootstrap_mean([[[bootstrap_mean([a]).mean - bootstrap_mean([b]).mean]] for a, b in pairs])
 
 

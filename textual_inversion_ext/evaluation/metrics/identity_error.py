@@ -25,7 +25,7 @@ class IdentityErrorMetric(Metric):
     Source: ours; only a world that was drawn by rule has a known truth.
 
     Args:
-        reader: reads the attributes; see ``benchmarks/reader.py``.
+        reader: reads the attributes; see ``pocket/reader.py``.
     """
 
     key = "identity_error"
@@ -52,8 +52,10 @@ class IdentityErrorMetric(Metric):
         """
         if parts.reader is None:
             raise ConfigError(
-                "The metric 'identity_error' needs something that reads the attributes of pocket subjects out of"
-                " pictures: give MetricParts(reader=...); `load_reader()` of benchmarks/reader.py trains one."
+                "The metric 'identity_error' needs a network that reads the attributes of pocket subjects out of"
+                " pictures, and none is shipped. Train one in a checkout of the repository (`python -m"
+                " benchmarks.reader reader.safetensors`, some 20 minutes on two cores) and give its file: --reader"
+                " reader.safetensors, in Python MetricParts(reader=read_reader('reader.safetensors'))."
             )
         return cls(parts.reader)
 

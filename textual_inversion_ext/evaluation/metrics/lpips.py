@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from textual_inversion_ext.errors import DataError, MissingDependencyError
+from textual_inversion_ext.errors import DataError, MissingDependencyError, ModelError
 from textual_inversion_ext.evaluation.metric_parts import MetricParts
 from textual_inversion_ext.evaluation.metrics.base import Metric, Scored
 
@@ -56,15 +57,17 @@ class LpipsMetric(Metric):
 
         Raises:
             MissingDependencyError: the package is not installed.
+            ModelError: the weights of its AlexNet cannot be fetched.
         """
         try:
             import lpips
-        except ImportError as error:
+        except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was built for another torch
             raise MissingDependencyError(
-                "The metric 'lpips' needs the packages lpips and torchvision; install them with "
-                "`pip install 'textual-inversion-ext[lpips]'`, or use the metric 'diversity', which needs neither."
+                "The metric 'lpips' needs the packages lpips and torchvision, the latter made for the installed torch"
+                f" ({' '.join(str(error).split())[:200]}). Install them with `pip install"
+                " 'textual-inversion-ext[lpips]'`, or use the metric 'diversity', which needs neither."
             ) from error
-        network: Any = lpips.LPIPS(net="alex", verbose=False).eval().requires_grad_(False).to(parts.device)
+        network: Any = _network(lpips).to(parts.device)
 
         def distance(first: Tensor, second: Tensor) -> Tensor:
             with torch.no_grad():
@@ -98,6 +101,19 @@ class LpipsMetric(Metric):
                 table[row, row + 1 :] = table[row + 1 :, row] = distances
             scores[group] = table.sum(1) / (len(group) - 1)
         return scores
+
+
+def _network(lpips: Any) -> Any:
+    """LPIPS itself comes with the package; the AlexNet below it is fetched by torchvision at the first use."""
+    try:
+        return lpips.LPIPS(net="alex", verbose=False).eval().requires_grad_(False)
+    except (OSError, RuntimeError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise ModelError(
+            f"Cannot load the AlexNet of the metric 'lpips': {' '.join(str(error).split())[:300]} torchvision fetches"
+            f" its file alexnet-owt-*.pth once. On a machine without network access, copy that file into {folder}, or"
+            " use the metric 'diversity'."
+        ) from error
 
 
 def _pixels(picture: Image.Image) -> Tensor:

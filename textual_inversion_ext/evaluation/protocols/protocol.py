@@ -135,6 +135,8 @@ class Protocol:
         classes: (name of a subject, its class word) pairs of the source's data set.
         published: Other people's numbers under these rules.
         notes: What is not in the source but ours, one sentence each.
+        scale: In which the source prints cosines: "raw", or a key of ``evaluation.views.VIEWS``. Reports store them
+            raw whatever it is.
         pocket: The same for the pocket world, whose vocabulary is small; None where the prompts need no change.
     """
 
@@ -154,6 +156,7 @@ class Protocol:
     classes: tuple[tuple[str, str], ...] = ()
     published: tuple[PublishedRow, ...] = ()
     notes: tuple[str, ...] = ()
+    scale: str = "raw"
     pocket: Protocol | None = None
 
     def __post_init__(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from textual_inversion_ext.evaluation.protocols.protocol import Protocol, prompts_of
 
 _NOTES = (
-    "Every prompt counts for likeness and for obedience; the report prints both x100, here they are raw cosines.",
+    "Every prompt counts for likeness and for obedience; the source prints both x100 and so does the console, while"
+    " reports store raw cosines.",
     "The report does not say how many pictures, steps and how much guidance; 8 pictures per prompt and the model's"
     " documented sampling are ours.",
 )
@@ -25,6 +26,7 @@ _POCKET = Protocol(
     ),
     seeds=8,
     notes=_NOTES,
+    scale="percent",
 )
 
 REPORT = Protocol(
@@ -42,6 +44,7 @@ REPORT = Protocol(
     ),
     seeds=8,
     notes=_NOTES,
+    scale="percent",
     pocket=_POCKET,
 )
 """6 prompts; CLIP image and text score of each."""
