@@ -44,8 +44,10 @@ logger = logging.getLogger(__name__)
 ROWS = torch.linspace(-1, 1, 12).reshape(2, 6)
 SLOW_SECONDS = 10.0
 # What reading a file never does. `open` for writing is judged by the folder's content instead.
-FORBIDDEN = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.remove", "os.rename", "os.mkdir")
-FORBIDDEN += ("os.rmdir", "socket.connect", "shutil.", "ctypes.dlopen", "pty.spawn")
+FORBIDDEN = tuple(
+    "subprocess. os.system os.exec os.posix_spawn os.fork os.remove os.rename os.mkdir os.rmdir socket.connect shutil."
+    " ctypes.dlopen pty.spawn".split()
+)
 HOSTILE = [
     b"\xff" * 8,
     b"\x00" * 8,

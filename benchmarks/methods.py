@@ -1,108 +1,114 @@
 """Which method when? Every recipe on the pocket world: likeness, prompt fidelity, identity, cost.
 
-    python -m benchmarks.methods --most_steps 500 --seeds 0
+    textual-inversion compare --sweep examples/sweeps/recipes.json --output_dir methods
+    python -m benchmarks.methods methods
 
-The last three shipped concepts are shown apart, as a check: no setting is to be chosen by them. `--most_steps` shortens
-longer recipes (the paper's take 5,000 steps), schedules and activations included.
+The first command learns and evaluates (an interrupted one goes on where it was), and compares by CLIP. The second adds
+what CLIP cannot tell: how far colours, proportions and accessory are from the truth. The last three shipped concepts
+are shown apart, as a check: no setting is to be chosen by them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from benchmarks.pocket_learning import Bench, Row
-from benchmarks.reader import CACHE
-from textual_inversion_ext.config import DEFAULT_STEPS
+from benchmarks.reader import load_reader
+from textual_inversion_ext.evaluation.comparison.runs import read_run
+from textual_inversion_ext.evaluation.metrics import Scored
+from textual_inversion_ext.evaluation.metrics.identity_error import IdentityErrorMetric
+from textual_inversion_ext.evaluation.report import CAPTION, CLASS_WORD, REAL_PICTURES, WORD, EvaluationReport
 from textual_inversion_ext.pocket import OBJECTS
-from textual_inversion_ext.recipes import RECIPES
 
-DEFAULT = "(default)"
-CHECK = tuple(concept.name for concept in OBJECTS[-3:])
-SPANS = {"main": 255.0, "accent": 255.0, "aspect": 2.0, "feature": 2.0}  # largest difference, to put them on one scale
+IMAGE, TEXT, IDENTITY = "clip_image (pocket)", "clip_text (pocket)", "identity error"
+TRUTH = {concept.placeholder_token: concept.subject for concept in OBJECTS}
+CHECK = tuple(concept.placeholder_token for concept in OBJECTS[-3:])
 
-
-def shortened(settings: Mapping[str, Any], most: int) -> dict[str, Any]:
-    """Limit the steps of a recipe; its warm-up shrinks with them, and shares of the run stay as they are."""
-    steps = settings.get("max_train_steps", DEFAULT_STEPS)
-    share = min(1.0, most / steps)
-    short = {**settings, "max_train_steps": round(steps * share)}
-    if "lr_warmup_steps" in settings:
-        short["lr_warmup_steps"] = round(settings["lr_warmup_steps"] * share)
-    return short
+Scores = dict[str, dict[str, float]]
+"""Token -> metric -> score."""
 
 
-def identity_error(row: Row) -> float:
-    """Mean error of colours and proportions, as a share of what it could be, above what the reader misreads anyway."""
-    return float(np.mean([(row.word_distances[n] - row.true_distances[n]) / span for n, span in SPANS.items()]))
+class Folder:
+    """An evaluated run.
+
+    Args:
+        path: Its folder.
+        metric: Measures the identity.
+    """
+
+    def __init__(self, path: Path, metric: IdentityErrorMetric) -> None:
+        self.path, self.metric = path, metric
+        self.reports = {report.concept.token: report for report in read_run(path).reports}
+
+    def scores(self, subject: str) -> Scores:
+        """Collect the scores of a subject; identity is judged where nothing but the subject is asked for."""
+        return {token: self._scores(report, subject) for token, report in self.reports.items()}
+
+    def _scores(self, report: EvaluationReport, subject: str) -> dict[str, float]:
+        found = {name: score.mean for name in (IMAGE, TEXT) if (score := report.score(name, subject))}
+        plain = "" if subject == REAL_PICTURES else report.protocol.prompts[0]
+        place = self.path / report.concept.token.strip("<>") / "evaluation"
+        pictures = [
+            Image.open(place / file).convert("RGB")
+            for entry in report.pictures
+            if entry.subject == subject and plain in ("", entry.prompt)
+            for file in entry.files
+        ]
+        if pictures:
+            error = self.metric(Scored(tuple(pictures), truth=TRUTH[report.concept.token]))
+            found[IDENTITY] = error.mean().item()
+        return found
+
+    def cost(self) -> list[str]:
+        """Steps, seconds of training and final norm of a concept, as cells."""
+        last = json.loads((self.path / "steps.jsonl").read_text().splitlines()[-1])
+        steps = {report.concept.train_steps for report in self.reports.values()}
+        norms = [np.mean(rows.norms) for report in self.reports.values() for rows in report.rows]
+        return [
+            "/".join(str(count) for count in sorted(steps, key=str)),
+            f"{last['seconds'] / len(self.reports):.0f}",
+            f"{np.mean(norms):.2f}",
+        ]
 
 
-def table(results: Sequence[tuple[str, int, Row]]) -> str:
-    """Format the means per recipe as a Markdown table."""
-    lines = [
-        "| recipe | CLIP-I | CLIP-T | identity error | steps | seconds | norm | check: CLIP-I | check: CLIP-T |",
-        "|" + "---|" * 9,
-    ]
-    groups: dict[str, list[tuple[int, Row]]] = {}
-    for recipe, steps, row in results:
-        groups.setdefault(recipe, []).append((steps, row))
-    shown = [row for _, _, row in results]
+def line(name: str, scores: Scores, cost: Sequence[str]) -> str:
+    """Write a row of the table: means over the concepts to choose by, then over those to check by."""
 
-    def mean(rows: Sequence[Row], value: Any) -> str:
-        return f"{np.mean([value(row) for row in rows]):.3f}" if rows else ""
+    def mean(metric: str, wanted: Callable[[str], bool]) -> str:
+        values = [found[metric] for token, found in scores.items() if wanted(token) and metric in found]
+        return f"{np.mean(values):.3f}" if values else ""
 
-    for name, image, text in (
-        ("*best caption*", lambda r: r.caption_similarity, lambda r: r.caption_text),
-        ("*real pictures*", lambda r: r.reference_similarity, None),
-    ):
-        chosen, kept = ([r for r in shown if (r.concept in CHECK) == check] for check in (False, True))
-        cells = [mean(chosen, image), mean(chosen, text) if text else "", "", "", "", ""]
-        lines.append(f"| {name} | {' | '.join(cells)} | {mean(kept, image)} | {mean(kept, text) if text else ''} |")
-    for recipe, entries in groups.items():
-        rows = [row for _, row in entries]
-        chosen, kept = ([r for r in rows if (r.concept in CHECK) == check] for check in (False, True))
-        cells = [mean(chosen, lambda r: r.word_similarity), mean(chosen, lambda r: r.word_text)]
-        cells += [mean(chosen, identity_error), str(entries[0][0]), f"{np.mean([r.seconds for r in rows]):.0f}"]
-        cells += [mean(rows, lambda r: r.norm), mean(kept, lambda r: r.word_similarity)]
-        lines.append(f"| {recipe} | {' | '.join(cells)} | {mean(kept, lambda r: r.word_text)} |")
+    cells = [mean(metric, lambda token: token not in CHECK) for metric in (IMAGE, TEXT, IDENTITY)]
+    cells += [*cost, *(mean(metric, lambda token: token in CHECK) for metric in (IMAGE, TEXT, IDENTITY))]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def table(folders: Sequence[Folder]) -> str:
+    """Format runs, and what they are judged by, as Markdown."""
+    names = ("CLIP-I", "CLIP-T", "identity error")
+    heads = ("recipe", *names, "steps", "seconds", "norm", *(f"check: {name}" for name in names))
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for subject in (CLASS_WORD, CAPTION, REAL_PICTURES):
+        lines.append(line(f"*{subject}*", folders[0].scores(subject), ["", "", ""]))
+    lines += [line(folder.path.name, folder.scores(WORD), folder.cost()) for folder in folders]
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Run the benchmark; results are appended to a JSON-lines file, so an interrupted run goes on where it stopped."""
+    """Print the table of a folder that `compare --sweep` has made."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", nargs="+", default=[DEFAULT, *RECIPES])
-    parser.add_argument("--concepts", nargs="+", default=[concept.name for concept in OBJECTS])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--most_steps", type=int, default=10_000, help="shorten recipes that take more steps")
-    parser.add_argument("--results", type=Path, default=CACHE / "methods.jsonl")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--runs", nargs="+", help="names of runs; default: all")
     arguments = parser.parse_args()
-    arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
-    results = [(entry["recipe"], entry["steps"], Row(**entry["row"])) for entry in map(json.loads, lines)]
-    bench = Bench()
-    baselines: dict[str, dict[str, Any]] = {}
-    for seed in arguments.seeds:
-        for concept in (c for c in OBJECTS if c.name in arguments.concepts):
-            for name in arguments.recipes:
-                recipe = RECIPES.get(name)
-                settings = shortened(recipe.settings if recipe else {}, arguments.most_steps)
-                steps = settings["max_train_steps"]
-                if any((n, s, r.concept, r.seed) == (name, steps, concept.name, seed) for n, s, r in results):
-                    continue
-                if concept.name not in baselines:
-                    baselines[concept.name] = bench.baseline(concept)
-                row = bench.learn(concept, seed, baselines[concept.name], settings, recipe.concept if recipe else {})
-                results.append((name, steps, row))
-                with arguments.results.open("a") as file:
-                    file.write(json.dumps({"recipe": name, "steps": steps, "row": asdict(row)}) + "\n")
-    print(table(results))
+    metric = IdentityErrorMetric(load_reader())
+    runs = arguments.runs or sorted(path.parent.name for path in arguments.folder.glob("*/sweep-run.json"))
+    done = [arguments.folder / run for run in runs if list((arguments.folder / run).glob("*/evaluation/report.json"))]
+    print(table([Folder(path, metric) for path in done]))
 
 
 if __name__ == "__main__":

@@ -62,6 +62,13 @@ class Row:
     seconds: float
 
 
+def truth_of(concept: PocketConcept) -> SubjectSpec:
+    """Exact attributes of a shipped object."""
+    if concept.subject is None:
+        raise ValueError(f"{concept.name} is a style; only objects are measured here")
+    return concept.subject
+
+
 def identity_distances(reader: Reader, pictures: Sequence[Image.Image], subject: SubjectSpec) -> dict[str, float]:
     """Mean distance of what the reader sees from the truth: colours in 0..255 (Euclidean), proportions in 0..2."""
     numbers = reader.read(list(pictures)).numbers
@@ -82,7 +89,8 @@ class Bench:
 
     def __init__(self) -> None:
         self.pipeline, self.reader = load_pipeline(), load_reader()
-        self.clip = ClipImageMetric(load_image_text_backbone("pocket"))
+        self.backbone = load_image_text_backbone("pocket")
+        self.clip = ClipImageMetric(self.backbone)
 
     def likeness(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image]) -> float:
         """CLIP image similarity: mean cosine over all pairs of a picture and a reference."""
@@ -90,24 +98,22 @@ class Bench:
 
     def text_similarity(self, made: list[list[Image.Image]], class_name: str) -> float:
         """CLIP text similarity of edited pictures to their prompts, the class word in place of the concept."""
-        texts = self.clip.network.texts([prompt.format(f"a {class_name}") for prompt in EDIT_PROMPTS])
-        cosines = [self.clip.network.images(pictures) @ text for pictures, text in zip(made, texts, strict=True)]
+        texts = self.backbone.texts([prompt.format(f"a {class_name}") for prompt in EDIT_PROMPTS])
+        cosines = [self.backbone.images(pictures) @ text for pictures, text in zip(made, texts, strict=True)]
         return float(np.mean([c.mean().item() for c in cosines]))
 
     def baseline(self, concept: PocketConcept) -> dict[str, Any]:
         """Find and measure the best caption."""
-        references = render_concept(concept.name)
-        caption = best_caption(
-            self.pipeline, lambda made: self.likeness(made, references), concept.subject, CAPTION_SEEDS
-        )
+        references, subject = render_concept(concept.name), truth_of(concept)
+        caption = best_caption(self.pipeline, lambda made: self.likeness(made, references), subject, CAPTION_SEEDS)
         made = sample(self.pipeline, (), [f"a photo of {caption.phrase}"], SCORE_SEEDS, SETTINGS)[0]
         edits = sample(self.pipeline, (), [p.format(caption.phrase) for p in EDIT_PROMPTS], range(4), SETTINGS)
         return {
             "caption": caption.phrase,
             "caption_similarity": self.likeness(made, references),
-            "caption_distances": identity_distances(self.reader, made, concept.subject),
+            "caption_distances": identity_distances(self.reader, made, subject),
             "true_distances": identity_distances(
-                self.reader, render_concept(concept.name, TRUE_PICTURES, seed=TRUE_SEED), concept.subject
+                self.reader, render_concept(concept.name, TRUE_PICTURES, seed=TRUE_SEED), subject
             ),
             "caption_text": self.text_similarity(edits, concept.class_name),
             "reference_similarity": self.clip.bound(references).mean().item(),
@@ -153,7 +159,7 @@ class Bench:
             word_similarity=similarity,
             closed=(similarity - before) / (top - before),
             word_text=self.text_similarity(edits, concept.class_name),
-            word_distances=identity_distances(self.reader, made, concept.subject),
+            word_distances=identity_distances(self.reader, made, truth_of(concept)),
             norm=float(next(iter(word.vectors.values())).norm(dim=-1).mean()),
             seconds=round(seconds, 1),
         )

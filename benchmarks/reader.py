@@ -51,7 +51,9 @@ def truth(picture: PictureSpec) -> tuple[list[int], list[float]]:
 
 def _render_chunk(count: int, seed: tuple[int, int]) -> tuple[np.ndarray, list[list[int]], list[list[float]]]:
     rng = np.random.default_rng(seed)
-    pixels, labels, numbers = [], [], []
+    pixels: list[np.ndarray] = []
+    labels: list[list[int]] = []
+    numbers: list[list[float]] = []
     while len(pixels) < count:
         # Every fourth picture is a combination that the generator was never trained on.
         picture = random_picture(rng, held_out=len(pixels) % 4 == 0)[0]

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from textual_inversion_ext import ConceptSpec, TextualInversionConfig
+from textual_inversion_ext.config import Precision
 from textual_inversion_ext.pocket import load_pipeline, render_concept
 from textual_inversion_ext.training.processes.group import Processes
 from textual_inversion_ext.training.setup import build_workshop, collect_all, open_model
@@ -63,7 +64,7 @@ class Case:
         batch_size: Pictures per step.
     """
 
-    def __init__(self, model: str, device: str, precision: str, batch_size: int) -> None:
+    def __init__(self, model: str, device: str, precision: Precision, batch_size: int) -> None:
         pipeline = load_pipeline() if model == "pocket" else sd15(load_pipeline().tokenizer)
         side = 64 if model == "pocket" else 512
         images = [image.resize((side, side), Image.Resampling.BICUBIC) for image in render_concept("mochi")]
@@ -131,7 +132,8 @@ def measure(arguments: argparse.Namespace, batch_size: int) -> str:
     bare, steps = [], []
     with case.adapter.attached():
         for _ in range(3):
-            case.bare(), case.step()
+            case.bare()
+            case.step()
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         for _ in range(arguments.repeats):

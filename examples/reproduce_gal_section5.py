@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from textual_inversion_ext.evaluation.comparison.runs import EvaluatedRun, read_
 from textual_inversion_ext.evaluation.comparison.tables import Row, Table, compare
 from textual_inversion_ext.evaluation.gallery import Gallery
 from textual_inversion_ext.evaluation.metric_parts import MetricParts
-from textual_inversion_ext.evaluation.metrics import Metric, Scored, build_metrics
+from textual_inversion_ext.evaluation.metrics import ClipImageMetric, Metric, Scored, build_metrics
 from textual_inversion_ext.evaluation.protocols import PROTOCOLS, ProtocolPrompt
 from textual_inversion_ext.evaluation.report import EvaluationReport, Score
 from textual_inversion_ext.evaluation.texts import scored_text
@@ -125,8 +126,8 @@ class Findings:
     def curve(self) -> Evidence:
         """Whoever reconstructs better edits worse: rank correlation of the set-ups' two scores (Spearman)."""
         image, text = ([self.rows[name].means[self.names[key]].mean for name in SET_UPS] for key in (IMAGE, TEXT))
-        ranks = [np.argsort(np.argsort(values)) for values in (image, text)]
-        value = float(np.corrcoef(*ranks)[0, 1])
+        ranks = [np.argsort(np.argsort(values)).tolist() for values in (image, text)]
+        value = statistics.correlation(*ranks)
         found = HOLDS if value <= -0.5 else FAILS if value >= 0 else OPEN
         return Evidence("one curve: rank correlation of the two scores over the set-ups (-0.5 or less)",
                         Interval(value, None, None, len(SET_UPS), 0), found)  # fmt: skip
@@ -169,7 +170,9 @@ class Beside:
         protocol = PROTOCOLS["gal"].on("pocket")
         self.prompts = protocol.prompts
         self.settings = protocol.settings(documented_sampling("pocket"), batch_size=8)
-        self.metrics = build_metrics((IMAGE, TEXT), MetricParts(clip="pocket"))
+        parts = MetricParts(clip="pocket")
+        self.image = ClipImageMetric.build(parts)
+        self.metrics: tuple[Metric, ...] = (self.image, *build_metrics((TEXT,), parts))
 
     def scores(self, concept: PocketConcept) -> list[Score]:
         """Score both captions, the training pictures and the bare prompts.
@@ -191,10 +194,9 @@ class Beside:
         for subject, filled in texts.items():
             made = self.gallery.pictures(self.pipeline, (), filled, self.seeds, self.settings)
             found += [self._score(subject, metric, made, references) for metric in self.metrics]
-        image, text = self.metrics
         # Pairs of a picture and itself are left out; the paper's code counts them, which flatters the bound.
-        found.append(Score.of(image.name, IMAGE_ONLY, image.bound(references).tolist()))
-        found.append(self._score(IMAGE_ONLY, text, [references] * len(self.prompts), references))
+        found.append(Score.of(self.image.name, IMAGE_ONLY, self.image.bound(references).tolist()))
+        found.append(self._score(IMAGE_ONLY, self.metrics[1], [references] * len(self.prompts), references))
         return found
 
     def _score(self, subject: str, metric: Metric, made: Sequence[Sequence[Any]], references: tuple[Any, ...]) -> Score:
