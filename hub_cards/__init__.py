@@ -8,6 +8,7 @@ standard library, `huggingface_hub` and its template engine only, and a test hol
     usage.py, scores.py, views.py               the part that people read
     escape.py, render.py, templates/            text that is safe wherever it is written
     own_sections.py, card.py                    the whole card; what its user wrote into it stays
+    listing.py                                  which files are of a publication, for the one after it
     push.py                                     one commit to the Hub
 
 Names are imported from their modules: ``from hub_cards.card import Card``.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from hub_cards.concept_index import IndexContents, index_card_data
 from hub_cards.contents import CardContents, License
 from hub_cards.dataset import DatasetContents, dataset_card_data
 from hub_cards.errors import CardError, CardFileError
-from hub_cards.metadata import model_card_data, with_kept_fields
-from hub_cards.own_sections import own_sections, sealed, was_edited
+from hub_cards.listing import listing, without_listing
+from hub_cards.metadata import LICENSE_FIELDS, model_card_data, with_kept_fields
+from hub_cards.own_sections import own_sections, sealed, unsealed, was_edited
 from hub_cards.publication import CARD, Publication, Pushed
 from hub_cards.push import push
 from hub_cards.render import built_in_template, render
@@ -62,7 +64,7 @@ class Card:
             contents: What it tells.
             template: Text of a Jinja template; None for the built-in one.
             previous: The card that it replaces. Its user's sections are kept, and so are metadata that this package
-                never writes, and a licence if `contents` has none.
+                never writes, and its licence unless another was asked for.
             discard_edits: Whether text of `previous` that is outside its marked places may be lost.
 
         Returns:
@@ -80,8 +82,7 @@ class Card:
                     "marked places ('own section'). Move the text into one, or say that it may be lost."
                 )
             sections = own_sections(previous.text)
-            if contents.license is None:
-                contents = replace(contents, license=_license_in(previous.data))
+            contents = replace(contents, license=_license(contents, previous.data))
         data = data_of(contents)
         if previous is not None:
             with_kept_fields(data, previous.data)
@@ -132,6 +133,23 @@ class Card:
             raise CardError(f"the card's metadata, between its two lines '---', cannot be read: {error}") from error
         return cls(card.data, card.text)
 
+    def with_metadata_of(self, other: Card) -> Card:
+        """Adds what a user wrote into another card's metadata.
+
+        Args:
+            other: A card of the same model or data set.
+
+        Returns:
+            This card, with the user's fields that only the other one has; with its licence only if both tell of one
+            base model.
+        """
+        data, theirs = copy.deepcopy(self.data), copy.deepcopy(other.data)
+        if data.get("base_model") != theirs.get("base_model"):
+            for name in LICENSE_FIELDS:
+                theirs.pop(name, None)
+        with_kept_fields(data, theirs)
+        return Card(data, self.text)
+
     def markdown(self) -> str:
         """Writes the card as text.
 
@@ -173,6 +191,22 @@ class Card:
                 partial.unlink(missing_ok=True)
         return target
 
+    def beside(self, files: Mapping[str, bytes | Path]) -> dict[str, bytes | Path]:
+        """Puts the card beside the files that it is published with, and lists them at its end.
+
+        By the list, the next publication knows which files are from this one (see `hub_cards.listing`).
+
+        Args:
+            files: Path in the repository -> content; a card among them is replaced by this one.
+
+        Returns:
+            All files of the publication.
+        """
+        others = {name: content for name, content in files.items() if name != CARD}
+        body = without_listing(unsealed(self.text)).rstrip()
+        card = Card(self.data, sealed(f"{body}\n\n{listing(others)}"))
+        return {**others, CARD: card.markdown().encode("utf-8")}
+
     def push(self, publication: Publication, *, token: str | None = None) -> Pushed:
         """Sends the card to the Hub, in one commit with the other files of a publication.
 
@@ -186,8 +220,18 @@ class Card:
         Raises:
             PushError: It did not succeed; the message says why and what to do.
         """
-        files = {**publication.files, CARD: self.markdown().encode("utf-8")}
-        return push(replace(publication, files=files), token=token)
+        return push(replace(publication, files=self.beside(publication.files)), token=token)
+
+
+def _license(contents: Contents, previous: CardData) -> License | None:
+    """The licence that was asked for; else the one that the user chose before; else the one taken over."""
+    asked, chosen = contents.license, _license_in(previous)
+    if asked is None:
+        return chosen
+    if asked.inherited_from is None or chosen is None or chosen.id == asked.id:
+        return asked
+    # What a card says that tells of another base model may have been taken over from that one.
+    return chosen if previous.get("base_model") == asked.inherited_from else asked
 
 
 def _license_in(data: CardData) -> License | None:

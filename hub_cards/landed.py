@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoFile
 
+from hub_cards.digests import digests, is_same
+
 __all__ = ["commit_with", "pull_request_with", "pull_requests"]
 
-_PIECE = 1024 * 1024
 _MOST_COMMITS = 20
 
 
@@ -19,7 +19,7 @@ def commit_with(
     api: HfApi,
     repo_type: str,
     repo_id: str,
-    files: Mapping[str, bytes | Path],
+    files: Mapping[str, bytes | Path | None],
     revision: str | None,
     parent: str | None,
 ) -> str | None:
@@ -29,7 +29,7 @@ def commit_with(
         api: The Hub.
         repo_type: Kind of repository.
         repo_id: ``user/name``.
-        files: Path in the repository -> content.
+        files: Path in the repository -> content; None for a file that is to be gone.
         revision: The branch; None for main.
         parent: The commit that the branch was at; None where it had none.
 
@@ -62,7 +62,7 @@ def pull_requests(api: HfApi, repo_type: str, repo_id: str) -> frozenset[str]:
 
 
 def pull_request_with(
-    api: HfApi, repo_type: str, repo_id: str, files: Mapping[str, bytes | Path], before: frozenset[str]
+    api: HfApi, repo_type: str, repo_id: str, files: Mapping[str, bytes | Path | None], before: frozenset[str]
 ) -> tuple[str, str] | None:
     """Find a new pull request that holds files.
 
@@ -70,7 +70,7 @@ def pull_request_with(
         api: The Hub.
         repo_type: Kind of repository.
         repo_id: ``user/name``.
-        files: Path in the repository -> content.
+        files: Path in the repository -> content; None for a file that is to be gone.
         before: Refs of the pull requests that are not new.
 
     Returns:
@@ -83,30 +83,10 @@ def pull_request_with(
     return None
 
 
-def _holds(api: HfApi, repo_type: str, repo_id: str, revision: str, files: Mapping[str, bytes | Path]) -> bool:
+def _holds(api: HfApi, repo_type: str, repo_id: str, revision: str, files: Mapping[str, bytes | Path | None]) -> bool:
     tree = api.list_repo_tree(repo_id, recursive=True, revision=revision, repo_type=repo_type)
     there = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-    return all(name in there and _same(there[name], content) for name, content in files.items())
-
-
-def _same(entry: RepoFile, content: bytes | Path) -> bool:
-    """Compare by the name under which the Hub keeps a file: sha256 of large ones, git's own of the others."""
-    if entry.lfs is not None:
-        return entry.lfs.sha256 == _digest("sha256", b"", content)
-    return entry.blob_id == _digest("sha1", f"blob {entry.size}\0".encode(), content)
-
-
-def _digest(algorithm: str, start: bytes, content: bytes | Path) -> str:
-    digest = hashlib.new(algorithm, start)
-    for piece in _pieces(content):
-        digest.update(piece)
-    return digest.hexdigest()
-
-
-def _pieces(content: bytes | Path) -> Iterator[bytes]:
-    if isinstance(content, bytes):
-        yield content
-        return
-    with open(content, "rb") as stream:
-        while piece := stream.read(_PIECE):
-            yield piece
+    return all(
+        name not in there if content is None else name in there and is_same(there[name], digests(content))
+        for name, content in files.items()
+    )

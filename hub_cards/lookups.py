@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from huggingface_hub import HfApi
@@ -11,9 +12,10 @@ from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundE
 from hub_cards.contents import License
 from hub_cards.metadata import inherited_license
 from hub_cards.patience import WAITS, patiently
-from hub_cards.problems import CLIENT_ERRORS, PushError, described_account, explained, without_tokens
+from hub_cards.problems import CLIENT_ERRORS, PushError, described_account, explained, is_own_space, without_tokens
+from hub_cards.publication import CARD
 
-__all__ = ["full_name", "license_of", "published_card", "writable_name"]
+__all__ = ["card_at", "full_name", "license_of", "published_card", "writable_name"]
 
 Answer = TypeVar("Answer")
 
@@ -50,12 +52,13 @@ def writable_name(repo_id: str, token: str | None = None, waits: Sequence[float]
         ``user/name``.
 
     Raises:
-        PushError: The token is unknown, or may only read.
+        PushError: The token is unknown, may only read, or belongs to none who may publish under that name.
     """
     account = _asked(lambda: HfApi(token=token).whoami(), repo_id, token, waits)
-    if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise PushError(described_account(account, repo_id))
-    return repo_id if "/" in repo_id else f"{account['name']}/{repo_id}"
+    name = repo_id if "/" in repo_id else f"{account['name']}/{repo_id}"
+    if account.get("auth", {}).get("accessToken", {}).get("role") == "read" or not is_own_space(account, name):
+        raise PushError(f"{name} cannot be written to. {described_account(account, name)}")
+    return name
 
 
 def license_of(
@@ -109,20 +112,38 @@ def published_card(
     """
     api = HfApi(token=token)
 
-    def read() -> str:
+    def read() -> str | None:
         # Its commit is asked for first: a branch's file may come from a cache that has not seen the last commit.
         commit = api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha
-        with open(api.hf_hub_download(repo_id, "README.md", repo_type=repo_type, revision=commit), "rb") as stream:
-            return stream.read().decode("utf-8", errors="replace")
+        return card_at(api, repo_id, repo_type, commit)
 
     try:
         return _asked(read, repo_id, token, waits)
     except PushError as error:
-        # Not any EntryNotFoundError: the client's local one means that the card could not be asked for, and a card that
-        # is taken for missing loses what its user wrote.
-        if isinstance(error.__cause__, RepositoryNotFoundError | RevisionNotFoundError | RemoteEntryNotFoundError):
+        if isinstance(error.__cause__, RepositoryNotFoundError | RevisionNotFoundError):
             return None
         raise
+
+
+def card_at(api: HfApi, repo_id: str, repo_type: str, commit: str | None) -> str | None:
+    """Read the card of a commit.
+
+    Args:
+        api: The Hub.
+        repo_id: ``user/name``.
+        repo_type: Kind of repository.
+        commit: The commit; None for the last one of main.
+
+    Returns:
+        Its text; None where there is no card. The client's errors pass.
+    """
+    try:
+        file = api.hf_hub_download(repo_id, CARD, repo_type=repo_type, revision=commit)
+    except RemoteEntryNotFoundError:
+        # Not any EntryNotFoundError: the client's local one means that the card could not be asked for, and a card that
+        # is taken for missing loses what its user wrote.
+        return None
+    return Path(file).read_bytes().decode("utf-8", errors="replace")
 
 
 def _asked(request: Callable[[], Answer], repo_id: str, token: str | None, waits: Sequence[float]) -> Answer:

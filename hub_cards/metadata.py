@@ -14,18 +14,27 @@ from urllib.parse import urljoin
 
 from huggingface_hub import CardData, EvalResult, ModelCardData
 
-from hub_cards.contents import CardContents, License, Score
+from hub_cards.contents import CardContents, License
 from hub_cards.errors import CardError
 from hub_cards.escape import address, one_line, whole
+from hub_cards.facts import Score
 
-__all__ = ["eval_results", "inherited_license", "license_fields", "model_card_data", "with_kept_fields"]
+__all__ = [
+    "LICENSE_FIELDS",
+    "eval_results",
+    "inherited_license",
+    "license_fields",
+    "model_card_data",
+    "with_kept_fields",
+]
 
 # What this package writes into a model's or a data set's metadata, and so replaces; everything else is the user's.
 _WRITTEN = frozenset(
     ["base_model", "base_model_relation", "datasets", "library_name", "pipeline_tag", "tags", "instance_prompt"]
     + ["widget", "model-index", "model_name", "eval_results", "pretty_name", "size_categories", "task_categories"]
 )
-_LICENSE_FIELDS = ("license", "license_name", "license_link")
+LICENSE_FIELDS = ("license", "license_name", "license_link")
+"""Where the Hub reads a licence."""
 _LOCAL_DATASET = "imagefolder"
 _TASK = "text-to-image"
 _MOST_WIDGETS = 8
@@ -130,14 +139,14 @@ def with_kept_fields(data: CardData, previous: CardData) -> None:
     """Keeps what the user wrote into the metadata of the card that is replaced.
 
     Args:
-        data: The new metadata; is changed. Gets the fields that this package never writes (``language``,
-            ``thumbnail``, ...), and the licence if it has none.
+        data: The new metadata; is changed. Gets the fields that it lacks: those that this package never writes
+            (``language``, ``thumbnail``, ...), and the licence.
         previous: The metadata of the card that is replaced.
     """
     has_license = data.get("license") is not None
     for name, value in previous.to_dict().items():
-        is_users = name not in _WRITTEN and name not in _LICENSE_FIELDS
-        if is_users or (name in _LICENSE_FIELDS and not has_license):
+        is_users = name not in _WRITTEN and name not in LICENSE_FIELDS and data.get(name) is None
+        if is_users or (name in LICENSE_FIELDS and not has_license):
             data[name] = value
 
 

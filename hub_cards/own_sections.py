@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from hub_cards.errors import CardError
 from hub_cards.escape import Markdown
 
-__all__ = ["own_sections", "place_for", "sealed", "was_edited"]
+__all__ = ["own_sections", "place_for", "sealed", "unsealed", "was_edited"]
 
 _BEGIN = "<!-- own section: {} (kept when this card is written again) -->"
 _END = "<!-- end of own section -->"
@@ -87,6 +87,18 @@ def sealed(body: str) -> str:
     """
     body = f"{body.rstrip()}\n"
     return f"{body}\n<!-- written by hub_cards, fingerprint {_fingerprint(body)} -->\n"
+
+
+def unsealed(body: str) -> str:
+    """Takes the fingerprint off a card.
+
+    Args:
+        body: The card without its metadata.
+
+    Returns:
+        The card without its last line, if that is a fingerprint.
+    """
+    return _SEAL.sub("", _unix(body))
 
 
 def was_edited(body: str) -> bool:

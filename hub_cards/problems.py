@@ -11,6 +11,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -24,6 +25,7 @@ __all__ = [
     "PushError",
     "described_account",
     "explained",
+    "is_own_space",
     "is_transient",
     "request_path",
     "seconds_asked",
@@ -74,6 +76,9 @@ def status_of(error: BaseException) -> int | None:
     Returns:
         The status; None where no answer came, or where it is not about an answer.
     """
+    if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
+        # "It cannot be found": the client's word for a file of which it could not ask whether it is there.
+        return status_of(error.__cause__)
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is None and isinstance(error, ConnectionError) and (found := _XET_STATUS.search(str(error))):
         return int(found.group(1))
@@ -143,7 +148,7 @@ def explained(error: BaseException, repo_id: str, account: str, token: str | Non
 
 
 def _by_status(status: int, error: BaseException, repo_id: str, account: str) -> str:
-    said = _said(error)
+    said = _said(error.__cause__ or error if isinstance(error, LocalEntryNotFoundError) else error)
     if isinstance(error, GatedRepoError):
         return f"{repo_id} is gated: accept its terms on its page first."
     if isinstance(error, RevisionNotFoundError):
@@ -198,10 +203,27 @@ def described_account(account: dict[str, Any], repo_id: str) -> str:
     role = account.get("auth", {}).get("accessToken", {}).get("role", "")
     if role == "read":
         return f"The token of {name} may only read; make one that may write at {_SETTINGS}, then `hf auth login`."
-    spaces = [name, *(entry.get("name", "?") for entry in account.get("orgs", []))]
-    if repo_id.split("/")[0] not in spaces:
-        return f"You are {name} and may publish under {', '.join(spaces)}; choose --repo_id {name}/..., or --create_pr."
+    if not is_own_space(account, repo_id):
+        spaces = ", ".join(_spaces(account))
+        return f"You are {name} and may publish under {spaces}; name the repository {name}/..., or use --create_pr."
     return f"The token of {name} has no right to write there; check its permissions at {_SETTINGS}."
+
+
+def is_own_space(account: dict[str, Any], repo_id: str) -> bool:
+    """Whether a repository would lie under an account's name or under that of one of its organisations.
+
+    Args:
+        account: What ``whoami`` answered.
+        repo_id: ``user/name``.
+
+    Returns:
+        False where the account can publish nothing.
+    """
+    return repo_id.split("/")[0] in _spaces(account)
+
+
+def _spaces(account: dict[str, Any]) -> list[str]:
+    return [account.get("name", "?"), *(entry.get("name", "?") for entry in account.get("orgs", []))]
 
 
 def _pause(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,11 +14,12 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from hub_cards.problems import PushError, explained
 
-__all__ = ["CARD", "Publication", "Pushed", "check", "parsed_card"]
+__all__ = ["CARD", "Publication", "Pushed", "check", "parsed_card", "text_of"]
 
 CARD = "README.md"
 """Where a repository has its card."""
 
+_COMMIT = re.compile("[0-9a-fA-F]{7,40}")
 MOST_BYTES = 2 * 1024**3
 """Bytes of a file; nothing that belongs to a concept is as large, and a mistaken checkpoint is."""
 
@@ -28,7 +30,8 @@ class Publication:
 
     Attributes:
         repo_id: ``user/name``, or ``name`` for the user of the token.
-        files: Path in the repository -> its content, or the file that holds it. Other files there stay as they are.
+        files: Path in the repository -> its content, or the file that holds it. Other files there stay as they
+            are, but for what an earlier publication left (see `hub_cards.listing`).
         message: Title of the commit.
         repo_type: Kind of repository.
         private: Whether a new repository is private; None for what the account has as its default.
@@ -56,12 +59,14 @@ class Pushed:
         commit: The commit that holds the files.
         url: Page of the repository, or of the pull request.
         changed: False where all the files were there already, so that no commit was made.
+        removed: Files of an earlier publication that this one does not have, and that are gone with the commit.
     """
 
     repo_id: str
     commit: str
     url: str
     changed: bool
+    removed: tuple[str, ...] = ()
 
 
 def check(publication: Publication, token: str | None = None) -> None:
@@ -77,6 +82,11 @@ def check(publication: Publication, token: str | None = None) -> None:
     try:
         validate_repo_id(publication.repo_id)
         _check_files(publication.files)
+        if publication.parent_commit is not None and not _COMMIT.fullmatch(publication.parent_commit):
+            raise PushError(
+                f"{publication.parent_commit!r} is no commit (--parent_commit); give 7 to 40 hexadecimal digits, as the"
+                " repository's history shows them."
+            )
         if not (token or get_token()):
             raise LocalTokenNotFoundError("no token")
         if is_offline_mode():
@@ -113,7 +123,7 @@ def parsed_card(content: bytes | Path) -> RepoCard:
     Raises:
         PushError: Its metadata cannot be read, or it has none.
     """
-    text = (content if isinstance(content, bytes) else content.read_bytes()).decode("utf-8")
+    text = text_of(content)
     # The parser's errors are those of a YAML library that this package does not know.
     try:
         card = RepoCard(text)
@@ -122,3 +132,15 @@ def parsed_card(content: bytes | Path) -> RepoCard:
     if not card.data.to_dict():
         raise PushError("the card has no metadata between --- lines at its start; the Hub could not list it.")
     return card
+
+
+def text_of(content: bytes | Path) -> str:
+    """Read a file of a publication that is text.
+
+    Args:
+        content: The content, or the file that holds it.
+
+    Returns:
+        The text.
+    """
+    return (content if isinstance(content, bytes) else content.read_bytes()).decode("utf-8")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hub_cards.contents import CardContents, Metric, Protocol, Score
+from hub_cards.contents import CardContents
 from hub_cards.escape import Markdown, code, text
+from hub_cards.facts import Metric, Protocol, Score
 
 __all__ = ["ScoreTable", "prompt_scores", "protocol_sentence", "score_tables"]
 
@@ -96,7 +97,9 @@ def protocol_sentence(protocol: Protocol) -> Markdown:
     start = f"Protocol: {code(protocol.name)}{source}"
     where = "Where a picture was compared with its prompt, this stood in the word's place:"
     compared = f" {where} {text(protocol.text)}." if protocol.text else ""
-    return Markdown(f"{start}{f', {known}' if known else ''}.{compared}")
+    programs = text(", ".join(f"{name} {version}" for name, version in protocol.versions.items()))
+    measured = f" Measured with {programs}." if programs else ""
+    return Markdown(f"{start}{f', {known}' if known else ''}.{compared}{measured}")
 
 
 def _table(token: str, scores: list[Score], metrics: list[Metric]) -> ScoreTable:

@@ -48,10 +48,13 @@ def diffusers_code(contents: CardContents) -> str:
     model = [python_string(base.hub_id or base.name)]
     if base.revision:
         model.append(f"revision={python_string(base.revision)}")
+    # Weights stored in half precision are loaded in it by transformers and in single precision by diffusers, and the
+    # two do not fit together. `to` is in every version, `dtype=` and `torch_dtype=` are not.
     usual = (
+        "import torch",
         "from diffusers import DiffusionPipeline",
         "",
-        _call("pipe = DiffusionPipeline.from_pretrained", model),
+        _call("pipe = DiffusionPipeline.from_pretrained", model, ".to(torch.float32)"),
     )
     repository = python_string(contents.repo_id or ".")
     lines = list(base.load_lines or usual)
@@ -106,12 +109,12 @@ def _load_line(repository: str, file: EmbeddingFile) -> str:
     return _call("pipe.load_textual_inversion", [repository, *_where(file.path), *encoder])
 
 
-def _call(function: str, arguments: list[str]) -> str:
-    line = f"{function}({', '.join(arguments)})"
+def _call(function: str, arguments: list[str], then: str = "") -> str:
+    line = f"{function}({', '.join(arguments)}){then}"
     if len(line) <= _WIDTH:
         return line
     lines = "".join(f"    {argument},\n" for argument in arguments)
-    return f"{function}(\n{lines})"
+    return f"{function}(\n{lines}){then}"
 
 
 def _where(path: str) -> list[str]:

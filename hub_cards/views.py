@@ -8,9 +8,10 @@ from dataclasses import fields
 from typing import Any
 
 from hub_cards.concept_index import IndexContents
-from hub_cards.contents import CardContents, License, Picture, Training
+from hub_cards.contents import CardContents, License, Picture
 from hub_cards.dataset import DatasetContents
 from hub_cards.escape import Markdown, address, code, text
+from hub_cards.facts import Training
 from hub_cards.scores import prompt_scores, protocol_sentence, score_tables
 from hub_cards.usage import diffusers_code, places
 
@@ -39,7 +40,8 @@ def model_view(contents: CardContents) -> dict[str, Any]:
         "gallery": _gallery(contents),
         "reference_table": _table(contents.references),
         "usage": diffusers_code(contents),
-        "places": [(word, places(word)) for word in contents.words],
+        # A model with lines of its own is none that other programs load.
+        "places": [] if contents.base_model.load_lines else [(word, places(word)) for word in contents.words],
         "tables": score_tables(contents),
         "protocol_sentence": None if contents.protocol is None else protocol_sentence(contents.protocol),
         "training_facts": _training_facts(contents.training),

@@ -15,10 +15,12 @@ def command(*words: str) -> int:
 
 
 def save_model(folder: str) -> None:
-    """The pocket world as one model among others: in single precision, as diffusers expects one on the Hub."""
+    """The pocket world as one model among others: in half precision, as many on the Hub are."""
+    import torch
+
     from textual_inversion_ext.pipelines.loading import load_pipeline
 
-    load_pipeline("pocket").save_pretrained(folder)
+    load_pipeline("pocket", dtype=torch.float16).save_pretrained(folder)
 
 
 def picture(model: str, concept: str, prompt: str, **named: Any) -> str:
@@ -27,14 +29,16 @@ def picture(model: str, concept: str, prompt: str, **named: Any) -> str:
     import torch
     from diffusers import DiffusionPipeline
 
-    pipe = DiffusionPipeline.from_pretrained(model, token=named.get("hf_token"))
+    pipe = DiffusionPipeline.from_pretrained(model, token=named.get("hf_token")).to(torch.float32)
     pipe.load_textual_inversion(concept, **named)
     made = pipe(prompt, num_inference_steps=3, generator=torch.Generator().manual_seed(0)).images[0]
     return hashlib.sha256(np.asarray(made).tobytes()).hexdigest()
 
 
-def pasted(code: str, folder: str) -> list[str]:
-    """Run the code of a card in a folder; returns the files that it wrote."""
+def pasted(card: str, folder: str) -> list[str]:
+    """Run the first code of a card in an empty folder; returns the files that it wrote."""
+    code = card.split("```python\n")[1].split("```")[0]
+    os.mkdir(folder)
     home = os.getcwd()
     os.chdir(folder)
     try:

@@ -59,8 +59,8 @@ def start_push(client: Client, repo: str, files: dict[str, Path], **named: Any) 
 def test_twice_the_same_is_one_commit(hub: HubServer, client: Client, files: dict[str, Path]) -> None:
     repo = f"ann/twice-{client.mode}"
     first = client.call(calls.push, repo, files, WAITS)
-    assert first[1:] == [hub.repositories[repo].head().oid, f"{hub.endpoint}/{repo}", True]
-    assert client.call(calls.push, repo, files, WAITS)[1:] == [first[1], first[2], False]
+    assert first[1:] == [hub.repositories[repo].head().oid, f"{hub.endpoint}/{repo}", True, []]
+    assert client.call(calls.push, repo, files, WAITS)[1:] == [first[1], first[2], False, []]
     assert titles(hub, repo) == ["Publish"]
     files["token_identifier.txt"].write_bytes(b"<other>")
     assert client.call(calls.push, repo, files, WAITS)[3] is True
@@ -103,9 +103,17 @@ def test_a_stale_parent(hub: HubServer, client: Client, files: dict[str, Path]) 
     client.call(calls.api, "create_repo", repo)
     old = hub.repositories[repo].head().oid
     commit_as_somebody_else(hub, repo)
-    with pytest.raises(ClientError, match="changed by somebody else"):
+    with pytest.raises(ClientError, match=f"and not at {old} .*nothing was sent: it was changed by somebody else"):
         client.call(calls.push, repo, files, WAITS, parent_commit=old)
     assert titles(hub, repo) == ["theirs"]
+    assert not hub.log.lines("POST", "/commit/")
+    with pytest.raises(ClientError, match="'main' is no commit"):
+        client.call(calls.push, repo, files, WAITS, parent_commit="main")
+    client.call(calls.push, repo, files, WAITS, parent_commit=hub.repositories[repo].head().oid[:7])
+    commit_as_somebody_else(hub, repo)
+    # That an older commit holds the files is not that they were sent now.
+    with pytest.raises(ClientError, match="nothing was sent"):
+        client.call(calls.push, repo, files, WAITS, parent_commit=old)
 
 
 def test_a_lost_answer_with_somebody_else_s_commit_on_top(
@@ -159,7 +167,7 @@ def test_who_may_not(hub: HubServer, lfs_client: Client, files: dict[str, Path])
     refused = [
         ("ann/mine", "hf_ann_read", {}, "The token of ann may only read; make one that may write"),
         ("ann/new", "hf_ann_read", {}, "The token of ann may only read"),
-        ("ann/mine", "hf_bob_write", {}, "You are bob and may publish under bob, lab; choose --repo_id bob/"),
+        ("ann/mine", "hf_bob_write", {}, "You are bob and may publish under bob, lab; name the repository bob/"),
         ("lab/new", "hf_bob_write", {}, "has no right to write there"),
         ("ann/hidden", "hf_bob_write", {}, "may not write to ann/hidden"),
         ("ann/terms", "hf_bob_write", {"create_pr": True}, "gated: accept its terms"),

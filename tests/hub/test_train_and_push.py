@@ -69,6 +69,7 @@ def test_end_to_end(hub: HubServer, lfs_client: Client, dataset: str, tmp_path: 
     card = lfs_client.call(publish_calls.card, "ann/trained-clover")
     assert card["data"]["datasets"] == [dataset]
     assert card["scores"] == {}, "nothing was measured"
+    assert lfs_client.call(publish_calls.pasted, card["text"], tmp_path / "desk") == ["clover.png"]
 
 
 def train_here(client: Client, place: Path, *words: str) -> tuple[int, str]:
@@ -95,7 +96,12 @@ def test_a_push_that_fails_leaves_the_run_and_says_how_to_go_on(
 
 @pytest.mark.parametrize(
     ("repo", "token", "says"),
-    [("ann/a b", TOKEN, "no name of a repository"), ("ann/x", "hf_nobodysays", "does not know this token")],
+    [
+        ("ann/a b", TOKEN, "no name of a repository"),
+        ("ann/x", "hf_nobodysays", "does not know this token"),
+        ("ann/x", "hf_ann_read", "The token of ann may only read"),
+        ("bob/x", TOKEN, "bob/x cannot be written to. You are ann and may publish under ann, lab"),
+    ],
 )
 def test_what_cannot_be_pushed_is_said_before_training(
     hub: HubServer, lfs_client: Client, tmp_path: Path, repo: str, token: str, says: str

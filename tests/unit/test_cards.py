@@ -11,9 +11,10 @@ import pytest
 from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
 
 from hub_cards.card import Card
-from hub_cards.contents import BaseModel, CardContents, EmbeddingFile, License, Picture, Score, Training, Word
+from hub_cards.contents import BaseModel, CardContents, EmbeddingFile, License, Picture, Word
 from hub_cards.dataset import DatasetContents
 from hub_cards.errors import CardError, CardFileError
+from hub_cards.facts import Score, Training
 from hub_cards.metadata import eval_results, inherited_license
 from tests.golden.cards.examples import CLIP_IMAGE, CLIP_TEXT, DINO, EXAMPLES, FOLDER, bare, corgi, sdxl, several
 

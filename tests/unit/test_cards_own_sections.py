@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from hub_cards.card import Card
-from hub_cards.contents import License, Score
+from hub_cards.contents import License
 from hub_cards.errors import CardError
+from hub_cards.facts import Score
 from hub_cards.own_sections import own_sections, was_edited
 from tests.golden.cards.examples import EXAMPLES, bare, corgi, dataset
 

@@ -36,5 +36,5 @@ def test_a_card_arrives_whole_and_in_one_commit(name: str, hub: HubServer, clien
     assert len(hub.log.lines("POST", "/commit/")) == 1
     repository = hub.repositories[f"datasets/ann/{name}" if kind == "dataset" else f"ann/{name}"]
     files = repository.files("main")
-    assert hub.content(files["README.md"]) == card.markdown().encode("utf-8")
+    assert hub.content(files["README.md"]) == card.beside({"token_identifier.txt": b"<corgi>"})["README.md"]
     assert "token_identifier.txt" in files

@@ -80,12 +80,13 @@ def test_several_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_pasted_from_the_hub() -> None:
     assert diffusers_code(corgi()).splitlines() == [
+        "import torch",
         "from diffusers import DiffusionPipeline",
         "",
         "pipe = DiffusionPipeline.from_pretrained(",
         '    "stable-diffusion-v1-5/stable-diffusion-v1-5",',
         '    revision="451f4fe1",',
-        ")",
+        ").to(torch.float32)",
         'pipe.load_textual_inversion("user/corgi")',
         'pipe("a photo of <corgi>").images[0].save("corgi.png")',
     ]
@@ -94,10 +95,22 @@ def test_what_is_pasted_from_the_hub() -> None:
     )
 
 
+def test_half_precision_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers loads them as they are and diffusers as float32; the pasted lines make them fit."""
+    pipeline = tiny_pipeline()
+    save_concept(learned(pipeline, "<corgi>", 1), tmp_path)
+    pipeline.to(torch.float16).save_pretrained(tmp_path / "model")
+    word = Word("<corgi>", (EmbeddingFile("learned_embeds.safetensors"),))
+    pipe = pasted(CardContents((word,), BaseModel(str(tmp_path / "model"))), tmp_path, monkeypatch)
+    assert {pipe.text_encoder.dtype, pipe.unet.dtype, pipe.vae.dtype} == {torch.float32}
+
+
 def test_a_base_model_with_lines_of_its_own() -> None:
     base = BaseModel("pocket", load_lines=("from somewhere import load", "", 'pipe = load("pocket")'))
     lines = diffusers_code(replace(corgi(), base_model=base)).splitlines()
     assert lines[:4] == [*base.load_lines, 'pipe.load_textual_inversion("user/corgi")']  # type: ignore[misc]
+    text = Card.of(replace(corgi(), base_model=base)).text
+    assert "cannot load this base model" in text and "stable-diffusion-webui" not in text
 
 
 @pytest.mark.parametrize(
@@ -106,7 +119,7 @@ def test_a_base_model_with_lines_of_its_own() -> None:
 def test_nasty_tokens_stay_strings(token: str) -> None:
     contents = CardContents((Word(token, (EmbeddingFile("a'\"b/c`d.safetensors"),)),), BaseModel(token), "me/x")
     tree = ast.parse(diffusers_code(contents))
-    assert len(tree.body) == 4, "one import, three lines"
+    assert len(tree.body) == 5, "two imports, three lines"
     texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     assert sorted(texts) == sorted([token, "me/x", "a'\"b", "c`d.safetensors", f"a photo of {token}", "picture.png"])
 

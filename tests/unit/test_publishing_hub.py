@@ -16,7 +16,7 @@ from textual_inversion_ext.publishing import write_card
 
 CARD = "---\ntags:\n- textual_inversion\n---\n# A word\n"
 FILES = {"README.md": CARD, "learned_embeds.safetensors": "rows\0" * 100, "token_identifier.txt": "<corgi>"}
-ANN, ANN_READS = "hf_ann_write", "hf_ann_read"
+ANN = "hf_ann_write"
 
 
 @pytest.fixture(scope="module")
@@ -68,38 +68,10 @@ def test_a_name_alone_is_the_accounts_own(hub: HubServer, client: Client) -> Non
     assert hub.repositories["ann/alone"].private
 
 
-REQUESTS = [
-    ("POST", "/api/validate-yaml"),
-    ("GET", "/api/models/[^/]+/[^/]+$"),
-    ("POST", "/api/repos/create"),
-    ("POST", "/preupload/"),
-    ("POST", "/info/lfs/objects/batch"),
-    ("PUT", ""),
-    ("POST", "/commit/"),
-]
-
-
-@pytest.mark.parametrize("kind", ["status", "cut", "lose", "truncate"])
-@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: f"{request[0]}{request[1][-12:]}")
-def test_one_fault_anywhere_and_still_one_commit(
-    hub: HubServer, client: Client, kind: str, request_: tuple[str, str]
-) -> None:
-    method, pattern = request_
-    fault = hub.faults.add(kind, method, pattern)  # type: ignore[arg-type]
-    place = f"ann/fault-{REQUESTS.index(request_)}-{kind}"
-    # A large file that the server has under another name would not be sent again.
-    pushed = client.call(publishing_runs.push, place, {**FILES, "learned_embeds.safetensors": f"{place}\0" * 100})
-    assert fault.met == 1
-    assert added(hub, place) == 1
-    assert hub.repositories[place].history()[0].title == "Add a word"
-    assert hub.read(place, "README.md").decode() == CARD
-    assert pushed["changed"]
-
-
 LOOKUPS = [("GET", "/api/models/lab/base$"), ("GET", "/api/models/ann/"), ("HEAD", "README.md"), ("GET", "README.md")]
 
 
-@pytest.mark.parametrize("kind", ["status", "cut", "truncate"])
+@pytest.mark.parametrize("kind", ["status", "cut", "lose", "truncate"])
 @pytest.mark.parametrize("request_", LOOKUPS, ids=lambda request: f"{request[0]}{request[1][-12:]}")
 def test_one_fault_while_looking_things_up(
     hub: HubServer, client: Client, tmp_path: Path, kind: str, request_: tuple[str, str]
@@ -117,16 +89,6 @@ def test_one_fault_while_looking_things_up(
     assert fault.met == 1
     assert "license: openrail++" in hub.read(place, "README.md").decode()
     assert len(titles(hub, place)) == 3
-
-
-def test_files_go_by_xet_too(hub: HubServer, tmp_path: Path) -> None:
-    with Client(hub.endpoint, tmp_path / "home", "xet", token=ANN) as client:
-        files = {**FILES, "learned_embeds.safetensors": "by xet\0" * 100}
-        hub.faults.add("lose", "POST", "/commit/")
-        client.call(publishing_runs.push, "ann/xet", files)
-    assert added(hub, "ann/xet") == 1
-    assert hub.read("ann/xet", "learned_embeds.safetensors").decode() == files["learned_embeds.safetensors"]
-    assert hub.log.lines("GET", "xet-write-token")
 
 
 def test_a_commit_that_never_succeeds_leaves_no_half(hub: HubServer, client: Client) -> None:
@@ -149,45 +111,6 @@ def test_a_lost_answer_is_found_again_and_not_sent_twice(hub: HubServer, client:
     assert len(hub.log.lines("POST", "/commit/")) == 1, "the branch was looked at before anything was sent again"
     assert pushed["commit"] == hub.repositories["ann/lost"].history()[0].oid
     assert added(hub, "ann/lost") == 2
-
-
-def test_a_pull_request_whose_answer_was_lost_is_not_opened_twice(hub: HubServer, client: Client) -> None:
-    client.call(publishing_runs.push, "ann/pr", FILES)
-    hub.faults.add("lose", "POST", "/commit/")
-    files = {**FILES, "token_identifier.txt": "<other>"}
-    pushed = client.call(publishing_runs.push, "ann/pr", files, create_pr=True)
-    assert pushed["url"].endswith("/ann/pr/discussions/1")
-    assert [ref for ref in hub.repositories["ann/pr"].refs if ref.startswith("refs/pr/")] == ["refs/pr/1"]
-    assert added(hub, "ann/pr") == 1, "main is as it was"
-
-
-def test_a_stale_parent_is_noticed(hub: HubServer, client: Client) -> None:
-    first = client.call(publishing_runs.push, "ann/stale", FILES)["commit"]
-    client.call(publishing_runs.push, "ann/stale", {**FILES, "a.txt": "somebody else's"})
-    with pytest.raises(ClientError, match=r"changed by somebody else in the meantime \(412\)"):
-        client.call(publishing_runs.push, "ann/stale", {**FILES, "b.txt": "mine"}, parent_commit=first)
-    assert added(hub, "ann/stale") == 2
-
-
-@pytest.mark.parametrize(
-    ("place", "named", "says"),
-    [
-        ("bob/theirs", {}, r"you may not write to bob/theirs \(403: .*You are ann and may publish under ann, lab"),
-        ("ann/read", {"token": ANN_READS}, r"403: .*The token of ann may only read; make one that may write"),
-        ("ann/unknown", {"token": "hf_nobody_write"}, "does not know this token"),
-        ("ann/-x-", {}, "'ann/-x-' is no name of a repository"),
-        ("ann/nothing", {"create_pr": True}, "no repository ann/nothing to open a pull request in"),
-    ],
-)
-def test_what_may_not_be_done_is_said(
-    hub: HubServer, client: Client, place: str, named: dict[str, object], says: str
-) -> None:
-    with pytest.raises(ClientError, match=says) as error:
-        client.call(publishing_runs.push, place, FILES, **named)
-    assert error.value.classes[:2] == ["PushError", "HubCardsError"]
-    assert place not in hub.repositories
-    assert "hf_" not in error.value.text
-    assert "hf_nobody" not in client.printed()
 
 
 @pytest.mark.parametrize(
@@ -281,6 +204,24 @@ def test_a_card_that_was_edited_on_the_hub_is_kept_or_not_touched(
     assert len(titles(hub, "ann/edited")) == count + 1
     assert client.call(publishing_runs.command, *flags, "--discard_edits")["code"] == 0
     assert "Good dog." not in hub.read("ann/edited", "README.md").decode()
+
+
+def test_metadata_that_were_chosen_on_the_hub_stay_beside_a_local_card(
+    hub: HubServer, client: Client, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "run")
+    flags = ["publish", str(folder), "--repo_id", "ann/chosen"]
+    assert client.call(publishing_runs.command, *flags, "--license", "mit")["code"] == 0
+    text = hub.read("ann/chosen", "README.md").decode()
+    client.call(publishing_runs.push, "ann/chosen", {"README.md": text.replace("---\n", "---\nlanguage: en\n", 1)})
+    write_card(folder)
+    (folder / "previews" / "step-000040.png").unlink()
+    done = client.call(publishing_runs.command, *flags)
+    assert done["code"] == 0, done["err"]
+    text = hub.read("ann/chosen", "README.md").decode()
+    assert "license: mit" in text
+    assert "language: en" in text
+    assert "No licence was given" not in text
 
 
 def test_a_licence_is_taken_over_from_the_base_model(hub: HubServer, client: Client, tmp_path: Path) -> None:

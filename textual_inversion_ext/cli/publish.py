@@ -135,3 +135,5 @@ def run(flags: argparse.Namespace) -> None:
     for pushed in publish(folder, settings, token=flags.hub_token):
         state = "Published" if pushed.changed else "Was there already, so no new commit was made:"
         logger.info("%s %s (commit %s)", state, pushed.url, pushed.commit[:12])
+        if pushed.removed:
+            logger.info("Removed there, as this run has them no more: %s", ", ".join(pushed.removed))

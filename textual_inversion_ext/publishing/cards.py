@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Literal
 
 from hub_cards.card import Card
 from hub_cards.contents import CardContents, License
@@ -88,12 +89,13 @@ def previous_card(folder: Path, settings: PublishSettings, token: str | None, on
         online: Whether the Hub may be asked.
 
     Returns:
-        The folder's, else the one on the Hub.
+        The folder's, with what only the Hub's has in its metadata; else the one on the Hub.
 
     Raises:
         PublishError: Both are there, and the Hub's holds text of its user that the folder's does not.
     """
-    local, remote = local_card(folder), card_on_hub(settings, token) if online else None
+    local = local_card(folder)
+    remote = card_on_hub(settings.repo_id, token, revision=settings.revision) if online else None
     if local is None or remote is None or settings.discard_edits:
         return local or remote
     here = own_sections(local.text)
@@ -104,7 +106,7 @@ def previous_card(folder: Path, settings: PublishSettings, token: str | None, on
             f"{' (own section ' + ', '.join(lost) + ')' if lost else ''}. Copy it into an own section there, remove "
             "that file so that the Hub's is taken, or say that it may be lost: --discard_edits."
         )
-    return local
+    return local.with_metadata_of(remote)
 
 
 def local_card(folder: Path) -> Card | None:
@@ -120,18 +122,22 @@ def local_card(folder: Path) -> Card | None:
     return Card.load(file) if file.is_file() else None
 
 
-def card_on_hub(settings: PublishSettings, token: str | None) -> Card | None:
+def card_on_hub(
+    repo_id: str, token: str | None, *, repo_type: Literal["model", "dataset"] = "model", revision: str | None = None
+) -> Card | None:
     """Read the card that a repository has now.
 
     Args:
-        settings: Where.
+        repo_id: ``user/name``.
         token: Access token.
+        repo_type: Kind of repository.
+        revision: The branch; None for main.
 
     Returns:
         The card; None where there is none, or one of metadata alone.
     """
-    text = published_card(settings.repo_id, revision=settings.revision, token=token)
-    card = None if text is None else Card.parse(text)
+    text = published_card(repo_id, repo_type=repo_type, revision=revision, token=token)
+    card = None if text is None else Card.parse(text, dataset=repo_type == "dataset")
     # The Hub writes a card of metadata alone when a licence is chosen on its page; there is nothing in it to lose.
     return card if card is not None and card.text.strip() else None
 

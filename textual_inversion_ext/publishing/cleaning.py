@@ -163,7 +163,9 @@ def clean_picture(file: Path) -> tuple[bytes, str]:
                 return written.getvalue(), ".png"
             bare.save(written, "JPEG", quality=95, subsampling=0, icc_profile=colours)
             return written.getvalue(), ".jpg"
-    except (OSError, ValueError, UnidentifiedImageError) as error:
+    except UnidentifiedImageError as error:
+        raise PublishError(f"{file} is no picture of a known kind; leave it out.") from error
+    except (OSError, ValueError) as error:
         raise PublishError(f"{file} cannot be read as a picture ({error}); leave it out.") from error
 
 

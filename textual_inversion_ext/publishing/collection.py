@@ -11,11 +11,12 @@ from tqdm import tqdm
 from hub_cards.card import Card
 from hub_cards.concept_index import IndexContents, IndexEntry
 from hub_cards.contents import Picture
-from hub_cards.lookups import full_name, published_card
-from hub_cards.publication import CARD, Publication, Pushed, check
+from hub_cards.lookups import full_name
+from hub_cards.publication import Publication, Pushed, check
 from hub_cards.push import push
 from textual_inversion_ext import __version__
 from textual_inversion_ext.errors import PublishError
+from textual_inversion_ext.publishing.cards import card_on_hub
 from textual_inversion_ext.publishing.cleaning import clean_json
 from textual_inversion_ext.publishing.facts import base_model_of
 from textual_inversion_ext.publishing.run import concept_folders, read_run
@@ -38,6 +39,11 @@ def members(folder: Path, settings: PublishSettings) -> list[tuple[Path, Publish
     Raises:
         PublishError: There are none, or two would have the same repository.
     """
+    if settings.dataset_repo_id is not None:
+        raise PublishError(
+            f"the pictures of many words do not go into one data set ({settings.dataset_repo_id}): each word's get one"
+            " of their own, called like its repository with -images behind it. Leave --dataset_repo_id out."
+        )
     folders = concept_folders(folder)
     if not folders:
         raise PublishError(f"{folder} holds no folder with a learned word; give the output_dir of a run, or of runs.")
@@ -105,8 +111,7 @@ def publish_collection(folder: Path, settings: PublishSettings, *, token: str | 
     for place, own in tqdm(chosen, "publishing", unit="concept", leave=False, disable=None):
         done += publish_run(place, own, token=token)
     with own_errors(again, folder):
-        text = published_card(settings.repo_id, revision=settings.revision, token=token)
-        previous = None if text is None else Card.parse(text)
+        previous = card_on_hub(settings.repo_id, token, revision=settings.revision)
         return [*done, push(_index(chosen, settings, previous), token=token)]
 
 
@@ -139,10 +144,9 @@ def _index(chosen: list[tuple[Path, PublishSettings]], settings: PublishSettings
         library=f"textual-inversion-ext {__version__}",
     )
     card = Card.of(contents, previous=previous, discard_edits=settings.discard_edits)
-    files[CARD] = card.markdown().encode()
     return Publication(
         repo_id,
-        files,
+        card.beside(files),
         message=f"List {len(entries)} words",
         private=settings.private or None,
         create_pr=settings.create_pr,

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hub_cards.contents import BaseModel, CardContents, License, Metric, Protocol, Score, Training, Word
+from hub_cards.contents import BaseModel, CardContents, License, Word
+from hub_cards.facts import Metric, Protocol, Score
 from textual_inversion_ext import __version__
 from textual_inversion_ext.concept import LearnedConcept
 from textual_inversion_ext.config import TextualInversionConfig
@@ -15,17 +16,12 @@ from textual_inversion_ext.publishing.citations import citations
 from textual_inversion_ext.publishing.cleaning import clean_text, is_local
 from textual_inversion_ext.publishing.files import RepositoryFiles
 from textual_inversion_ext.publishing.run import FinishedRun
+from textual_inversion_ext.publishing.training import training_of
 
 __all__ = ["base_model_of", "card_contents"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _POCKET = "pocket"
-# Settings that a reader of the card may want to see; all of them are in config.json.
-_TOLD = (
-    ("parametrization", "optimizer", "learning_rate", "scale_lr", "lr_scheduler", "train_batch_size")
-    + ("gradient_accumulation_steps", "resolution", "crop", "flip_p", "captions", "snr_gamma", "timestep_sampling")
-    + ("initialization", "stopping", "keep", "lora_rank", "mixed_precision", "seed")
-)
 
 
 def base_model_of(concept: LearnedConcept, config: TextualInversionConfig | None = None) -> BaseModel:
@@ -95,11 +91,11 @@ def card_contents(
         license=license,
         pictures=files.pictures,
         lora_file=files.lora,
-        scores=_scores(report),
+        scores=_scores(report, concept.token),
         metrics=_metrics(report),
         protocol=_protocol(report),
         datasets=_datasets(run, dataset),
-        training=_training(run, report),
+        training=training_of(run),
         limits=tuple(str(note) for note in (report or {}).get("notes", [])),
         citations=citations(config, run.fields, report),
         library=f"textual-inversion-ext {concept.metadata.get('library_version', __version__)}",
@@ -107,7 +103,9 @@ def card_contents(
     )
 
 
-def _scores(report: Mapping[str, Any] | None) -> tuple[Score, ...]:
+def _scores(report: Mapping[str, Any] | None, token: str) -> tuple[Score, ...]:
+    """The scores, each prompt as it was typed: by that, a card puts them beside the prompt's pictures."""
+    typed = {group.get("prompt"): group.get("text") for group in (report or {}).get("pictures", []) if _of_word(group)}
     return tuple(
         Score(
             metric=str(entry["metric"]),
@@ -115,10 +113,15 @@ def _scores(report: Mapping[str, Any] | None) -> tuple[Score, ...]:
             mean=float(entry["mean"]),
             standard_error=entry.get("standard_error"),
             n=entry.get("n"),
-            prompt=entry.get("prompt"),
+            prompt=typed.get(prompt) or (None if prompt is None else str(prompt).replace("{}", token)),
         )
         for entry in (report or {}).get("scores", [])
+        for prompt in (entry.get("prompt"),)
     )
+
+
+def _of_word(group: Mapping[str, Any]) -> bool:
+    return group.get("subject") == "word"
 
 
 def _metrics(report: Mapping[str, Any] | None) -> tuple[Metric, ...]:
@@ -149,6 +152,7 @@ def _protocol(report: Mapping[str, Any] | None) -> Protocol | None:
         steps=settings.get("num_inference_steps"),
         guidance_scale=settings.get("guidance_scale"),
         text="nothing (it was left out)" if left_out else "the class word",
+        versions={str(name): str(text) for name, text in report.get("versions", {}).items()},
     )
 
 
@@ -157,25 +161,3 @@ def _datasets(run: FinishedRun, dataset: str | None) -> tuple[str, ...]:
     name = str(images.get("dataset_name", "")) if isinstance(images, Mapping) else ""
     used = [name] if _HUB_ID.fullmatch(name) and not Path(name).exists() else []
     return tuple(dict.fromkeys([*used, *([dataset] if dataset else [])]))
-
-
-def _training(run: FinishedRun, report: Mapping[str, Any] | None) -> Training:
-    told, config = run.concept.metadata, run.config
-    plain = TextualInversionConfig()
-    settings = {
-        name: str(value)
-        for name in _TOLD
-        if config is not None and ((value := getattr(config, name)) != getattr(plain, name) or name == "learning_rate")
-    }
-    steps = told.get("steps", "")
-    versions = {"textual-inversion-ext": told["library_version"]} if "library_version" in told else {}
-    references = (report or {}).get("concept", {}).get("references")
-    return Training(
-        images=references or None,
-        steps=int(steps) if steps.isdigit() else None,
-        seconds=run.log.get("seconds"),
-        hardware=told.get("hardware"),
-        versions={**versions, **{str(name): str(text) for name, text in (report or {}).get("versions", {}).items()}},
-        settings={name: clean_text(text) for name, text in settings.items()},
-        digest=told.get("training_data_digest"),
-    )

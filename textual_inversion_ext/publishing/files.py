@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -146,7 +145,7 @@ def _lies_here(images: Mapping[str, Any]) -> bool:
 def _given(pictures: Sequence[Path]) -> list[tuple[Path, str, int | None]]:
     missing = [file for file in pictures if not file.is_file()]
     if missing:
-        raise PublishError(f"there is no picture {missing[0]}.")
+        raise PublishError(f"there is no picture {missing[0]}; --image takes picture files of this machine.")
     return [(file, _prompt_in(file), None) for file in pictures]
 
 
@@ -171,10 +170,10 @@ def _prompt_in(file: Path) -> str:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(file.read_bytes())) as picture:
+        with Image.open(file) as picture:
             return str(picture.info.get("prompt", ""))
-    except OSError as error:
-        raise PublishError(f"{file} cannot be read as a picture ({error}); leave it out.") from error
+    except OSError:  # said when its pixels are read
+        return ""
 
 
 def _as_json(value: Any) -> bytes:

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 from hub_cards.card import Card
-from hub_cards.contents import License, Picture
+from hub_cards.contents import Picture
 from hub_cards.dataset import DatasetContents
-from hub_cards.publication import CARD, Publication
+from hub_cards.publication import Publication
 from textual_inversion_ext import __version__
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
@@ -18,28 +18,42 @@ from textual_inversion_ext.publishing.cleaning import clean_text
 from textual_inversion_ext.publishing.run import FinishedRun
 from textual_inversion_ext.publishing.settings import PublishSettings
 
-__all__ = ["dataset_publication"]
+__all__ = ["dataset_place", "dataset_publication"]
 
 _SHOWN = 4
 # A picture with more pixels is written as JPEG: without loss, a camera's takes tens of megabytes.
 _MOST_LOSSLESS = 1024 * 1024
 
 
-def dataset_publication(run: FinishedRun, settings: PublishSettings, license: License | None) -> Publication:
+def dataset_place(settings: PublishSettings) -> str:
+    """Name the repository of the training pictures.
+
+    Args:
+        settings: How their concept is published.
+
+    Returns:
+        ``user/name``.
+    """
+    return settings.dataset_repo_id or f"{settings.repo_id}-images"
+
+
+def dataset_publication(run: FinishedRun, settings: PublishSettings, previous: Card | None = None) -> Publication:
     """Lay the training pictures out as a data set.
 
     Args:
         run: The run; its settings say where the pictures are.
-        settings: How it is published; the data set is private if the concept is.
-        license: The licence of the pictures; None when none was asked for. A base model's says nothing about them.
+        settings: How it is published; the data set is private if the concept is. Its licence is the one asked for: a
+            base model's says nothing about pictures.
+        previous: The card that the data set has now; what its user wrote into it is kept.
 
     Returns:
         ``train/0001.png``, ..., ``train/metadata.jsonl`` where there are captions, and a card.
 
     Raises:
         PublishError: The pictures are not here any more.
+        CardError: `previous` has text outside of its marked places.
     """
-    repo_id = settings.dataset_repo_id or f"{settings.repo_id}-images"
+    repo_id = dataset_place(settings)
     files: dict[str, bytes | Path] = {}
     shown: list[Picture] = []
     lines = []
@@ -60,13 +74,13 @@ def dataset_publication(run: FinishedRun, settings: PublishSettings, license: Li
         model_repo_id=settings.repo_id,
         captions=captions,
         pictures=tuple(shown[:_SHOWN]),
-        license=license,
+        license=settings.asked_license,
         library=f"textual-inversion-ext {__version__}",
     )
-    files[CARD] = Card.of(contents).markdown().encode()
+    card = Card.of(contents, previous=previous, discard_edits=settings.discard_edits)
     return Publication(
         repo_id,
-        files,
+        card.beside(files),
         message=f"Add {len(lines)} pictures",
         repo_type="dataset",
         private=settings.private or None,
@@ -79,7 +93,9 @@ def _pictures(run: FinishedRun) -> list[tuple[bytes, str, str]]:
     from textual_inversion_ext.data.sources.collect import collect_samples
 
     if not run.fields.get("images"):
-        raise PublishError("the run does not say where its pictures are, so they cannot be published with it.")
+        raise PublishError(
+            "the run does not say where its pictures are, so they cannot be published; leave --with_dataset out."
+        )
     config = run.config or TextualInversionConfig()
     # Masks and backgrounds belong to one training, not to the pictures.
     plain = TextualInversionConfig(
@@ -91,7 +107,7 @@ def _pictures(run: FinishedRun) -> list[tuple[bytes, str, str]]:
     try:
         samples, _ = collect_samples(ConceptSpec.from_dict(run.fields), plain)
     except TextualInversionError as error:
-        raise PublishError(f"the run's pictures cannot be published: {error}") from error
+        raise PublishError(f"the run's pictures cannot be published: {error} Or leave --with_dataset out.") from error
     found = []
     for sample in samples:
         picture = sample.open()

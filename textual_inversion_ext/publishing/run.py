@@ -11,6 +11,7 @@ from typing import Any
 from textual_inversion_ext.concept import LearnedConcept
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.errors import ConfigError, PublishError
+from textual_inversion_ext.evaluation.findings import rows_hash
 from textual_inversion_ext.files import load_concept
 from textual_inversion_ext.run_file import load_run
 
@@ -79,7 +80,7 @@ def read_run(folder: Path) -> FinishedRun:
         raise PublishError(f"{folder} holds no finished run: there is no {EMBEDDING} in it. Give a run's output_dir.")
     concept = load_concept(folder / EMBEDDING)
     config, fields = _settings(folder, concept)
-    return FinishedRun(folder, concept, config, fields, _report(folder), _last_line(folder, concept.token))
+    return FinishedRun(folder, concept, config, fields, _report(folder, concept), _last_line(folder, concept.token))
 
 
 def _settings(folder: Path, concept: LearnedConcept) -> tuple[TextualInversionConfig | None, Mapping[str, Any]]:
@@ -93,7 +94,7 @@ def _settings(folder: Path, concept: LearnedConcept) -> tuple[TextualInversionCo
     return config, next(own, concepts[0] if len(concepts) == 1 else {})
 
 
-def _report(folder: Path) -> Mapping[str, Any] | None:
+def _report(folder: Path, concept: LearnedConcept) -> Mapping[str, Any] | None:
     """The run's report; that of a run with several concepts lies with the concept."""
     file = folder / _REPORT
     if not file.is_file():
@@ -104,6 +105,12 @@ def _report(folder: Path) -> Mapping[str, Any] | None:
         raise PublishError(f"{file} cannot be read ({error}); evaluate again, or remove it.") from error
     if not isinstance(report, dict):
         raise PublishError(f"{file} is no evaluation report; evaluate again, or remove it.")
+    measured = report.get("concept", {}).get("rows_hash")
+    # Trained again, or of a snapshot: its scores are another word's.
+    if measured and measured != rows_hash(concept.vectors):
+        raise PublishError(
+            f"{file} was measured on other rows than those in {folder / EMBEDDING}; evaluate again, or remove it."
+        )
     return report
 
 

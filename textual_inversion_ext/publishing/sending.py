@@ -13,7 +13,7 @@ from textual_inversion_ext.publishing.cards import card_of, card_on_hub, inherit
 from textual_inversion_ext.publishing.cleaning import refuse_private
 from textual_inversion_ext.publishing.facts import card_contents
 from textual_inversion_ext.publishing.files import files_of_concept, files_of_run
-from textual_inversion_ext.publishing.pictures import dataset_publication
+from textual_inversion_ext.publishing.pictures import dataset_place, dataset_publication
 from textual_inversion_ext.publishing.run import FinishedRun, read_run
 from textual_inversion_ext.publishing.settings import PublishSettings, command_for, own_errors
 
@@ -66,7 +66,9 @@ def prepare_run(
         publications = []
         dataset = None
         if settings.with_dataset:
-            pictures = dataset_publication(run, named, license if settings.license else None)
+            place = dataset_place(named)
+            previous = card_on_hub(place, token, repo_type="dataset") if online else None
+            pictures = dataset_publication(run, named, previous)
             publications.append(pictures)
             dataset = pictures.repo_id
         files = files_of_run(run, settings.image, dataset)
@@ -74,9 +76,7 @@ def prepare_run(
             run, files, repo_id=repo_id, license=license, description=settings.description, dataset=dataset
         )
         card = card_of(contents, settings, previous_card(folder, named, token, online))
-        publications.append(
-            _publication(named, {**files.files, CARD: card.markdown().encode()}, run.concept.token, folder)
-        )
+        publications.append(_publication(named, card.beside(files.files), run.concept.token, folder))
         return publications
 
 
@@ -122,8 +122,8 @@ def publish_concept(concept: LearnedConcept, settings: PublishSettings, *, token
         license = settings.asked_license or inherited(run, token, online=True)
         files = files_of_concept(concept)
         contents = card_contents(run, files, repo_id=named.repo_id, license=license, description=settings.description)
-        card = card_of(contents, named, card_on_hub(named, token))
-        publication = _publication(named, {**files.files, CARD: card.markdown().encode()}, concept.token, None)
+        card = card_of(contents, named, card_on_hub(named.repo_id, token, revision=named.revision))
+        publication = _publication(named, card.beside(files.files), concept.token, None)
         return push(publication, token=token)
 
 

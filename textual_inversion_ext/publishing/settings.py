@@ -34,6 +34,9 @@ class PublishSettings:
         discard_edits: Whether text that a user wrote outside of a card's marked places may be lost.
         with_dataset: Publish the training pictures too, as a data set of its own.
         dataset_repo_id: Its repository; None for that of the concept with ``-images`` behind it.
+
+    Raises:
+        PublishError: Something is told of what was not asked for.
     """
 
     repo_id: str
@@ -50,6 +53,16 @@ class PublishSettings:
     discard_edits: bool = False
     with_dataset: bool = False
     dataset_repo_id: str | None = None
+
+    def __post_init__(self) -> None:
+        named = [f"--{name}" for name in ("license_name", "license_link") if getattr(self, name) is not None]
+        if named and self.license is None:
+            raise PublishError(f"{' and '.join(named)} without a licence that it is about; add --license other.")
+        if self.dataset_repo_id is not None and not self.with_dataset:
+            raise PublishError(
+                f"--dataset_repo_id {self.dataset_repo_id} is where the training pictures go, and they are not to be"
+                " published; add --with_dataset, or leave it out."
+            )
 
     @property
     def asked_license(self) -> License | None:
@@ -96,6 +109,6 @@ def own_errors(again: str = "", untouched: Path | None = None) -> Iterator[None]
     try:
         yield
     except (HubCardsError, PublishError) as error:
-        hint = f" {untouched} is as it was." if untouched is not None else ""
+        hint = f" {untouched} is as it was." if untouched is not None and untouched.exists() else ""
         retry = f"\nTry again: {again}" if again else ""
         raise PublishError(f"{str(error).rstrip()}{hint}{retry}") from error

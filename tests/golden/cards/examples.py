@@ -7,19 +7,9 @@ from pathlib import Path
 
 from hub_cards.card import Card, Contents
 from hub_cards.concept_index import IndexContents, IndexEntry
-from hub_cards.contents import (
-    BaseModel,
-    CardContents,
-    EmbeddingFile,
-    License,
-    Metric,
-    Picture,
-    Protocol,
-    Score,
-    Training,
-    Word,
-)
+from hub_cards.contents import BaseModel, CardContents, EmbeddingFile, License, Picture, Word
 from hub_cards.dataset import DatasetContents
+from hub_cards.facts import Metric, Protocol, Score, Training
 
 FOLDER = Path(__file__).resolve().parent
 

@@ -1,0 +1,133 @@
+"""What a card says of a run is what the run recorded, and nothing that only might be so."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hub_cards.card import Card
+from hub_cards.contents import License
+from tests.publishing_runs import write_run
+from textual_inversion_ext.concept import ConceptSpec
+from textual_inversion_ext.config import TextualInversionConfig
+from textual_inversion_ext.data.sources.collect import collect_samples, training_data_digest
+from textual_inversion_ext.errors import PublishError
+from textual_inversion_ext.files import load_concept, save_concept
+from textual_inversion_ext.publishing import PublishSettings, prepare_collection, prepare_run
+from textual_inversion_ext.recipes import RECIPES
+
+
+def card_text(folder: Path) -> str:
+    (publication,) = prepare_run(folder, PublishSettings("ann/corgi"), online=False)
+    content = publication.files["README.md"]
+    assert isinstance(content, bytes)
+    return content.decode()
+
+
+def record(folder: Path, **facts: str) -> None:
+    """Change what the embedding file of a run says."""
+    concept = load_concept(folder / "learned_embeds.safetensors")
+    changed = dataclasses.replace(concept, metadata={**concept.metadata, **facts})
+    save_concept(changed, folder / "learned_embeds.safetensors")
+
+
+def change_report(folder: Path, **parts: Any) -> None:
+    file = folder / "evaluation" / "report.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **parts}))
+
+
+def test_a_report_of_other_rows_is_refused(tmp_path: Path) -> None:
+    """After a second training in the same folder, the scores are another word's."""
+    folder = write_run(tmp_path / "run", report=True)
+    report = json.loads((folder / "evaluation" / "report.json").read_text())
+    change_report(folder, concept={**report["concept"], "rows_hash": "0" * 16})
+    with pytest.raises(PublishError, match=r"report.json was measured on other rows .*evaluate again, or remove it"):
+        card_text(folder)
+
+
+def test_the_scores_of_a_prompt_stand_with_its_picture(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", report=True)
+    report = json.loads((folder / "evaluation" / "report.json").read_text())
+    of_prompt = {**report["scores"][0], "prompt": "{} on the moon", "mean": 0.123}
+    change_report(folder, scores=[*report["scores"], of_prompt])
+    gallery = card_text(folder).split("## Pictures by prompt")[1].split("## Training")[0]
+    assert "0.123" in gallery.split("### `<corgi> on the moon`")[1]
+
+
+def test_what_measured_is_not_what_trained(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", report=True)
+    change_report(folder, versions={"torch": "9.8.7"})
+    before, training = card_text(folder).split("## Training\n")
+    assert "Measured with torch 9.8.7." in before
+    assert "9.8.7" not in training
+    assert "textual-inversion-ext 0.1.0" in training
+
+
+def test_pictures_are_counted_only_if_they_are_those_that_were_learned_from(tmp_path: Path) -> None:
+    """An evaluation may have compared with others."""
+    folder = write_run(tmp_path / "run", report=True)
+    assert "pictures by textual inversion" not in card_text(folder)
+    samples, _ = collect_samples(ConceptSpec("<corgi>", str(folder / "training")))
+    record(folder, training_data_digest=training_data_digest(samples))
+    assert "learned from 3 pictures by textual inversion" in card_text(folder)
+    (folder / "training" / "0.png").unlink()
+    assert "pictures by textual inversion" not in card_text(folder)
+
+
+@pytest.mark.parametrize("name", ["gal-1-word", "fast"])
+def test_a_recipe_is_named_if_all_of_it_was_used(tmp_path: Path, name: str) -> None:
+    folder = write_run(tmp_path / "run")
+    used = TextualInversionConfig.from_dict({**RECIPES[name].settings, "seed": 7, "mixed_precision": "bf16"}).to_dict()
+    record(folder, recipe=json.dumps(used))
+    assert f"| recipe | `{name}` |" in card_text(folder)
+    for other in ({**used, "max_train_steps": 3}, {**used, "snr_gamma": 5.0}):
+        record(folder, recipe=json.dumps(other))
+        assert "| recipe |" not in card_text(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"license_name": "Mine", "license_link": "https://example.org"}, "--license_name and --license_link without"),
+        ({"dataset_repo_id": "ann/pictures"}, "--dataset_repo_id ann/pictures .*add --with_dataset"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(PublishError, match=says):
+        PublishSettings("ann/corgi", **settings)
+
+
+def test_many_words_do_not_share_one_data_set(tmp_path: Path) -> None:
+    for name in ("corgi", "teapot"):
+        write_run(tmp_path / "runs" / name, f"<{name}>")
+    settings = PublishSettings("ann/library", with_dataset=True, dataset_repo_id="ann/pictures")
+    with pytest.raises(
+        PublishError, match=r"do not go into one data set \(ann/pictures\).*Leave --dataset_repo_id out"
+    ):
+        list(prepare_collection(tmp_path / "runs", settings))
+    own = dataclasses.replace(settings, dataset_repo_id=None)
+    places = [(found.repo_type, found.repo_id) for found in prepare_collection(tmp_path / "runs", own)]
+    assert ("dataset", "ann/corgi-images") in places
+    assert ("dataset", "ann/teapot-images") in places
+
+
+def test_a_licence_that_was_chosen_is_kept_before_that_of_the_base_model(tmp_path: Path) -> None:
+    """But not one that may have been taken over from another base model."""
+    from tests.golden.cards.examples import corgi
+
+    contents = corgi()
+    inherited = contents.license
+    assert inherited is not None
+    assert inherited.inherited_from == contents.base_model.hub_id
+    asked = Card.of(dataclasses.replace(contents, license=License("mit")))
+    assert Card.of(contents, previous=asked).data["license"] == "mit"
+    assert Card.of(contents, previous=Card.of(contents)).data["license"] == inherited.id
+    other = dataclasses.replace(contents.base_model, hub_id="user/other")
+    before = Card.of(dataclasses.replace(contents, license=License("mit"), base_model=other))
+    assert Card.of(contents, previous=before).data["license"] == inherited.id
+    again = Card.of(dataclasses.replace(contents, license=License("cc0-1.0")), previous=asked)
+    assert again.data["license"] == "cc0-1.0"
