@@ -6,10 +6,11 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.runs import rows_of, save_images, save_model, train_flags
-from textual_inversion_ext import ConfigError, TextualInversionConfig, __version__
-from textual_inversion_ext.cli.main import VERBS, main
+from tests.runs import rows_of, save_images, save_model, start_cli, train_flags
+from textual_inversion_ext import ConfigError, LearnedConcept, TextualInversionConfig, __version__
+from textual_inversion_ext.cli.main import CLOSED, VERBS, main
 from textual_inversion_ext.cli.parser import IGNORED_FLAGS, HubRequest, TrainCommand, add_train_flags, read_train_flags
 
 # The training command of diffusers' examples/textual_inversion/README.md, and an older form of it.
@@ -195,6 +196,15 @@ def test_debug_shows_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "Traceback" in capsys.readouterr().err
     assert main(flags) == 1
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    """What `textual-inversion inspect FILE | head` does."""
+    file = LearnedConcept("<a>", {"clip_l": torch.ones(1, 4)}).save(tmp_path / "a.safetensors")
+    process = start_cli(["inspect", str(file)])
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(timeout=60)) == ("", CLOSED)
 
 
 def test_epochs_that_do_not_count_are_mentioned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

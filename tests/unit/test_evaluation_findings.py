@@ -11,7 +11,8 @@ import torch
 from tests.tiny import tiny_pipeline
 from textual_inversion_ext import __version__
 from textual_inversion_ext.concept import LearnedConcept
-from textual_inversion_ext.evaluation.findings import losses_of, rows_beside_vocabulary, rows_hash, versions
+from textual_inversion_ext.evaluation.findings import losses_of, rows_beside_vocabulary, rows_hash
+from textual_inversion_ext.versions import versions
 
 
 def write_log(file: Path, losses: dict[int, float], token: str = "<a>") -> None:

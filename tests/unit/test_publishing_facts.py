@@ -65,6 +65,10 @@ def test_what_measured_is_not_what_trained(tmp_path: Path) -> None:
     assert "Measured with torch 9.8.7." in before
     assert "9.8.7" not in training
     assert "textual-inversion-ext 0.1.0" in training
+    record(folder, versions=json.dumps({"torch": "1.2.3"}))
+    assert "torch 1.2.3" in card_text(folder).split("## Training\n")[1]
+    record(folder, versions="no JSON")
+    assert "textual-inversion-ext 0.1.0" in card_text(folder).split("## Training\n")[1]
 
 
 def test_pictures_are_counted_only_if_they_are_those_that_were_learned_from(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ FAILED = 1
 """Exit code when something was wrong with the input or on the way (2 is argparse's: a flag it cannot parse)."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it (128 + SIGINT)."""
+CLOSED = 141
+"""Exit code when nobody reads the output any more, as shells have it (128 + SIGPIPE)."""
 
 
 class Verb(Protocol):
@@ -70,12 +72,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What was typed after the program's name; default: ``sys.argv``.
 
     Returns:
-        The exit code: 0, ``FAILED`` or ``INTERRUPTED``. argparse exits with 2 by itself.
+        The exit code: 0, ``FAILED``, ``INTERRUPTED`` or ``CLOSED``. argparse exits with 2 by itself.
     """
     flags = make_parser().parse_args(arguments)
     _show_log_messages(flags.debug)
     try:
         VERBS[flags.verb].run(flags)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        return CLOSED
     except KeyboardInterrupt as interruption:  # TrainingInterrupted is one too, and says how to resume.
         return _report(f"\n{interruption}" if str(interruption) else "\nInterrupted.", flags.debug, INTERRUPTED)
     except TextualInversionError as error:

@@ -16,7 +16,7 @@ from textual_inversion_ext.concept import LearnedConcept
 from textual_inversion_ext.errors import ConfigError, DataError
 from textual_inversion_ext.evaluation.backbones import default_backbone
 from textual_inversion_ext.evaluation.baselines import BASELINES, word_subject
-from textual_inversion_ext.evaluation.findings import losses_of, rows_beside_vocabulary, rows_hash, versions
+from textual_inversion_ext.evaluation.findings import losses_of, rows_beside_vocabulary, rows_hash
 from textual_inversion_ext.evaluation.material import Material
 from textual_inversion_ext.evaluation.metric_parts import MetricParts
 from textual_inversion_ext.evaluation.metrics import DEFAULT_METRICS, METRICS, Metric, build_metrics
@@ -34,6 +34,7 @@ from textual_inversion_ext.evaluation.texts import TextMode
 from textual_inversion_ext.families import adapter_for
 from textual_inversion_ext.pipelines.loading import documented_sampling
 from textual_inversion_ext.pipelines.sampling import SampleSettings, stack_rows, word_encoders
+from textual_inversion_ext.versions import versions
 
 __all__ = ["Evaluator"]
 

@@ -1,16 +1,13 @@
-"""What a report tells without any picture: rows beside the vocabulary, the training's losses, versions."""
+"""What a report tells without any picture: rows beside the vocabulary, the training's losses."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textual_inversion_ext import __version__
 from textual_inversion_ext.evaluation.facts import EncoderRows
 
 if TYPE_CHECKING:
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
 STEP_LOG = "steps.jsonl"
 """Name of a run's step log."""
 
-_PACKAGES = ("torch", "diffusers", "transformers", "Pillow")
 _MOST_LOSSES = 400  # more points than a page has pixels for them would only make the file large
 _DECIMALS = 4
 
@@ -93,17 +89,6 @@ def losses_of(run: Path | None, token: str) -> tuple[tuple[int, float], ...]:
         if found:
             return _thinned(found)
     return ()
-
-
-def versions() -> dict[str, str]:
-    """Versions of what made the numbers: this library, Python and the packages below it."""
-    found = {"textual-inversion-ext": __version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name.lower()] = version(name)
-        except PackageNotFoundError:  # installed under another name (torch-cpu, Pillow-SIMD)
-            found[name.lower()] = "unknown"
-    return found
 
 
 def _logged(log: Path, token: str) -> list[tuple[int, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,20 @@ def training_of(run: FinishedRun) -> Training:
         steps=int(steps) if steps.isdigit() else None,
         seconds=run.log.get("seconds"),
         hardware=told.get("hardware"),
-        versions={"textual-inversion-ext": told["library_version"]} if "library_version" in told else {},
+        versions=_versions(told),
         settings={name: clean_text(text) for name, text in settings.items()},
         digest=told.get("training_data_digest"),
     )
+
+
+def _versions(told: Mapping[str, str]) -> dict[str, str]:
+    try:
+        found = json.loads(told.get("versions", ""))
+    except ValueError:
+        found = None
+    if isinstance(found, dict):
+        return {clean_text(str(name)): clean_text(str(text)) for name, text in found.items()}
+    return {"textual-inversion-ext": told["library_version"]} if "library_version" in told else {}
 
 
 def _recipe(run: FinishedRun) -> str | None:

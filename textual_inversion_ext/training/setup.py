@@ -44,6 +44,7 @@ from textual_inversion_ext.training.rates import RowRates, make_rates
 from textual_inversion_ext.training.state import recipe
 from textual_inversion_ext.training.step import TrainingStep
 from textual_inversion_ext.training.writing import written_for
+from textual_inversion_ext.versions import versions
 
 logger = logging.getLogger(__name__)
 
@@ -249,6 +250,7 @@ def describe(
         "recipe": json.dumps({**recipe(config), "initialization": concept.initialization or config.initialization}),
         "training_data_digest": digest,
         "hardware": _hardware(adapter.device),
+        "versions": json.dumps(versions()),
         "library_version": __version__,
     }
     return {name: value for name, value in facts.items() if value}
