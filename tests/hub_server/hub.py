@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.hub_server.faults import FaultList
@@ -9,7 +10,7 @@ from tests.hub_server.lfs import LargeFiles
 from tests.hub_server.log import RequestLog
 from tests.hub_server.messages import Request
 from tests.hub_server.objects import Blob
-from tests.hub_server.repositories import Repositories
+from tests.hub_server.repositories import RepoKind, Repositories, Repository
 from tests.hub_server.users import Token, Users
 from tests.hub_server.xet import XetStore
 
@@ -68,6 +69,16 @@ class Hub:
     def read(self, place: str, path: str, revision: str = "main") -> bytes:
         """For tests: the bytes of a file of "user/name" or "datasets/user/name"."""
         return self.content(self.repositories[place].files(revision)[path])
+
+    def put(
+        self, place: str, files: Mapping[str, bytes | Blob], *, private: bool = False, gated: bool = False
+    ) -> Repository:
+        """For tests: a repository "user/name" or "datasets/user/name" with these files, ordinary ones or blobs."""
+        kind: RepoKind = "dataset" if place.startswith("datasets/") else "model"
+        repository = Repository(kind, place.removeprefix("datasets/"), private=private, gated=gated)
+        blobs = {name: Blob.regular(file) if isinstance(file, bytes) else file for name, file in files.items()}
+        repository.commit("main", [lambda there: there.update(blobs)], "add", "", repository.namespace, "")
+        return self.repositories.add(repository)
 
     def clear(self) -> None:
         """Forget all repositories, large files, faults and requests; accounts and the Xet store stay."""

@@ -1,28 +1,23 @@
-"""Concepts on the Hub: what a user may type, and what happens against a small real server on this machine."""
+"""Concepts on the Hub: what a user may type, and what happens against the tests' own server."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 import torch
 
+from tests.hub_server import HubServer, settings
+from tests.hub_server.objects import Blob
 from textual_inversion_ext.concept import LearnedConcept
 from textual_inversion_ext.errors import EmbeddingFileError
 from textual_inversion_ext.files import load_concept, save_concept
 from textual_inversion_ext.files.places import HubPlace, parse_hub
-
-SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.mark.parametrize(
@@ -81,80 +76,26 @@ def test_an_existing_path_is_never_looked_up(tmp_path: Path, monkeypatch: pytest
     assert load_concept("user/repo").token == "<a>"
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of the Hub as a download needs: listing with sizes, and files."""
-
-    repositories: dict[str, dict[str, bytes]] = {}
-    asked: list[str] = []
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        pass
-
-    def answer(self, *, body: bool) -> None:
-        path = [unquote(part) for part in urlsplit(self.path).path.split("/") if part]
-        Hub.asked.append(f"{self.command} {'/'.join(path)} {self.headers.get('Authorization', '')}".strip())
-        if path[:2] == ["api", "models"]:
-            self.listing("/".join(path[2:4]), path[5] if len(path) > 5 else "main", body)
-        elif len(path) > 4 and path[2] == "resolve":
-            content = Hub.repositories.get("/".join(path[:2]), {}).get("/".join(path[4:]))
-            self.send(200 if content is not None else 404, content or b"", "EntryNotFound", body)
-        else:
-            self.send(404, b"", "RepoNotFound", body)
-
-    def listing(self, repository: str, revision: str, body: bool) -> None:
-        if repository == "user/gated":
-            return self.send(403, b"", "GatedRepo", body)
-        files = Hub.repositories.get(repository)
-        if files is None:
-            return self.send(404, b"", "RepoNotFound", body)
-        if revision not in ("main", SHA):
-            return self.send(404, b"", "RevisionNotFound", body)
-        siblings = [{"rfilename": name, "size": len(content)} for name, content in files.items()]
-        siblings = [entry if entry["rfilename"] != "model.ckpt" else {**entry, "size": 2**32} for entry in siblings]
-        return self.send(200, json.dumps({"id": repository, "sha": SHA, "siblings": siblings}).encode(), "", body)
-
-    def send(self, status: int, content: bytes, error: str, body: bool) -> None:
-        self.send_response(status)
-        if status != 200:
-            self.send_header("X-Error-Code", error)
-        self.send_header("X-Repo-Commit", SHA)
-        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[str]:
+def hub(tmp_path: Path) -> Iterator[HubServer]:
     pair = save_concept(
         LearnedConcept("<xl>", {"clip_l": torch.ones(1, 4), "clip_g": torch.ones(1, 6)}), tmp_path / "xl"
     )
-    xl = {file.name: file.read_bytes() for file in pair}
     cat, dog = (
         save_concept(LearnedConcept(f"<{name}>", {"clip_l": torch.ones(1, 4)}), tmp_path, "webui")[0].read_bytes()
         for name in ("cat", "dog")
     )
-    Hub.repositories = {
-        "user/xl": {**xl, "README.md": b"# x"},
-        "user/cat": {"learned_embeds.safetensors": cat, "token_identifier.txt": b"<cat>", "photo.jpeg": b"x"},
-        "user/two": {"cat.safetensors": cat, "dog.safetensors": dog},
-        "user/deep": {"README.md": b"", "embeddings/cat.safetensors": cat},
-        "user/none": {"README.md": b""},
-        "user/model": {"model.ckpt": b"x"},
-    }
-    Hub.asked.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with HubServer(tmp_path / "hub") as server:
+        server.users.add("ann")
+        server.put("user/xl", {**{file.name: file.read_bytes() for file in pair}, "README.md": b"# x"})
+        library = {"learned_embeds.safetensors": cat, "token_identifier.txt": b"<cat>", "photo.jpeg": b"x"}
+        server.put("user/cat", library)
+        server.put("user/two", {"cat.safetensors": cat, "dog.safetensors": dog})
+        server.put("user/deep", {"README.md": b"", "embeddings/cat.safetensors": cat})
+        server.put("user/none", {"README.md": b""})
+        server.put("user/model", {"model.ckpt": Blob.large("0" * 64, 2**32)})
+        server.put("user/gated", library, gated=True)
+        yield server
 
 
 SCRIPT = """
@@ -170,14 +111,14 @@ for place, options in json.load(sys.stdin):
 """
 
 
-def test_downloading_from_a_server(hub: str, tmp_path: Path) -> None:
+def test_downloading_from_a_server(hub: HubServer, tmp_path: Path) -> None:
     """In a process of its own: the client reads its settings once, and this one is offline."""
     questions: list[tuple[str, dict[str, str], str]] = [
         ("user/xl", {}, "<xl>"),
-        ("user/cat", {"hf_token": "hf_secret"}, "<cat>"),
+        ("user/cat", {"hf_token": "hf_ann_read"}, "<cat>"),
         ("user/two/dog.safetensors", {}, "<dog>"),
         ("user/two", {"token": "<cat>"}, "<cat>"),
-        (f"{hub}/user/two/blob/main/cat.safetensors", {}, "<cat>"),
+        (f"{hub.endpoint}/user/two/blob/main/cat.safetensors", {}, "<cat>"),
         ("user/deep/embeddings", {}, "<cat>"),
         ("user/two", {}, "holds 2 concepts: '<cat>' in cat.safetensors, '<dog>'"),
         ("user/deep", {}, "Other folders do, for example user/deep/embeddings/cat.safetensors"),
@@ -188,13 +129,10 @@ def test_downloading_from_a_server(hub: str, tmp_path: Path) -> None:
         ("user/cat", {"revision": "v9"}, "no revision 'v9'"),
         ("user/cat/other.pt", {}, "user/cat/other.pt on the Hub has no embedding file"),
     ]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    settings = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    settings |= {"HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         input=json.dumps([(place, options) for place, options, _ in questions]),
-        env={**kept, **settings},
+        env=settings(hub.endpoint, tmp_path / "home"),
         capture_output=True,
         text=True,
         check=False,
@@ -209,5 +147,5 @@ def test_downloading_from_a_server(hub: str, tmp_path: Path) -> None:
             assert re.search(expected, answer), (place, answer)
     assert answers[0][1] == {"clip_l": [1, 4], "clip_g": [1, 6]}
     assert answers[1][2]["token_identifier"] == "<cat>"
-    assert any("Bearer hf_secret" in line for line in Hub.asked)
-    assert not [line for line in Hub.asked if "model.ckpt" in line or "photo.jpeg" in line]
+    assert "hf_ann_read" in [entry.token for entry in hub.log.entries()]
+    assert not hub.log.lines(pattern="model.ckpt|photo.jpeg")

@@ -1,25 +1,22 @@
-"""Data sets that `datasets` loads: in folders, and against a small real server on this machine."""
+"""Data sets that `datasets` loads: in folders, and against the tests' own server."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import datasets
 import pytest
 from PIL import Image
 
+from tests import hub_server
+from tests.hub_server import HubServer
 from tests.runs import rows_of, save_images, train_flags
 from tests.tiny import tiny_images
 from textual_inversion_ext.cli.main import main
@@ -28,8 +25,6 @@ from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.data.sources.collect import Sample, collect_samples
 from textual_inversion_ext.data.sources.hub_datasets import load_hub_dataset
 from textual_inversion_ext.errors import ConceptError, DataError, ImageError
-
-SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(autouse=True)
@@ -206,83 +201,17 @@ def test_training_on_a_data_set_repeats_from_its_run_file(tmp_path: Path) -> Non
     assert rows_of(tmp_path / "out").equal(rows_of(tmp_path / "again"))
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of the Hub as loading a data set needs: facts, listings, and files; one repository is private."""
-
-    repositories: dict[str, dict[str, bytes]] = {}
-    asked: list[str] = []
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_POST(self) -> None:
-        length = int(self.headers.get("Content-Length", 0))
-        sent = self.rfile.read(length)
-        self.answer(body=True, wanted=json.loads(sent).get("paths", []) if sent.startswith(b"{") else [])
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        pass
-
-    def answer(self, *, body: bool, wanted: list[str] | None = None) -> None:
-        path = [unquote(part) for part in urlsplit(self.path).path.split("/") if part]
-        token = self.headers.get("Authorization", "")
-        Hub.asked.append(f"{self.command} {'/'.join(path)} {token}".strip())
-        api = path[:2] == ["api", "datasets"]
-        if not api and path[:1] != ["datasets"]:
-            return self.send(404, b"", "EntryNotFound", body)
-        name, rest = ("/".join(path[2:4]), path[4:]) if api else ("/".join(path[1:3]), path[3:])
-        files = Hub.repositories.get(name)
-        if name == "user/gated":
-            return self.send(403, b"", "GatedRepo", body)
-        if files is None or (name == "user/private" and token != "Bearer hf_secret"):
-            return self.send(401, b"", "RepoNotFound", body)
-        revision = rest[1] if len(rest) > 1 else "main"
-        if revision not in ("main", SHA):
-            return self.send(404, b"", "RevisionNotFound", body)
-        if api:
-            return self.send(200, json.dumps(self.listing(name, files, rest, wanted)).encode(), "", body)
-        content = files.get("/".join(rest[2:]))
-        return self.send(200 if content is not None else 404, content or b"", "EntryNotFound", body)
-
-    def listing(self, name: str, files: dict[str, bytes], rest: list[str], wanted: list[str] | None) -> Any:
-        entries = [
-            {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-            for path, content in files.items()
-        ]
-        folders = {path.rpartition("/")[0] for path in files} - {""}
-        entries += [{"type": "directory", "path": path, "oid": "0" * 40} for path in sorted(folders)]
-        if rest[:1] == ["tree"]:
-            return [entry for entry in entries if str(entry["path"]).rpartition("/")[0] == "/".join(rest[2:])]
-        if rest[:1] == ["paths-info"]:
-            return [entry for entry in entries if entry["path"] in (wanted or [])]
-        return {"id": name, "sha": SHA, "siblings": [{"rfilename": path} for path in files]}
-
-    def send(self, status: int, content: bytes, error: str, body: bool) -> None:
-        self.send_response(status)
-        if status != 200:
-            self.send_header("X-Error-Code", error)
-        self.send_header("X-Repo-Commit", SHA)
-        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[str]:
+def hub(tmp_path: Path) -> Iterator[HubServer]:
     folder = parquet(tmp_path / "source", train=2, test=1)
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.parquet")}
-    Hub.repositories = {"user/corgis": files, "user/private": files, "user/none": {"README.md": b"# nothing"}}
-    Hub.asked.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with HubServer(tmp_path / "hub") as server:
+        server.users.add("user")
+        server.put("datasets/user/corgis", files)
+        server.put("datasets/user/private", files, private=True)
+        server.put("datasets/user/gated", files, gated=True)
+        server.put("datasets/user/none", {"README.md": b"# nothing"})
+        yield server
 
 
 SCRIPT = """
@@ -299,29 +228,27 @@ for options in json.load(sys.stdin):
 """
 
 
-def ask(hub: str, home: Path, questions: list[dict[str, str]], **environment: str) -> list[Any]:
+def ask(hub: HubServer, home: Path, questions: list[dict[str, str]], token: str | None = None) -> list[Any]:
     """In a process of its own: the client reads its settings once, and this one is offline."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    settings = {"HF_ENDPOINT": hub, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    settings |= {"HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1", **environment}
     result = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         input=json.dumps(questions),
-        env={**kept, **settings},
+        env=hub_server.settings(hub.endpoint, home, token=token),
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert "hf_secret" not in result.stdout + result.stderr
+    assert "hf_user" not in result.stdout + result.stderr
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def test_loading_from_a_server(hub: str, tmp_path: Path) -> None:
+def test_loading_from_a_server(hub: HubServer, tmp_path: Path) -> None:
+    commit = hub.repositories["datasets/user/corgis"].head().oid
     questions: list[tuple[dict[str, str], str | list[str]]] = [
         ({"dataset_name": "user/corgis"}, ["caption 0", "caption 1"]),
         ({"dataset_name": "user/corgis", "split": "test"}, ["caption 0"]),
-        ({"dataset_name": "user/corgis", "revision": SHA, "split": "train[1:]"}, ["caption 1"]),
+        ({"dataset_name": "user/corgis", "revision": commit, "split": "train[1:]"}, ["caption 1"]),
         ({"dataset_name": "user/corgis", "split": "dev"}, "no split 'dev'; it has: "),
         ({"dataset_name": "user/corgis", "revision": "v9"}, r"no revision 'v9' \(--dataset_revision\)"),
         ({"dataset_name": "user/corgis", "config_name": "big"}, "choose a configuration .*'default'"),
@@ -338,9 +265,9 @@ def test_loading_from_a_server(hub: str, tmp_path: Path) -> None:
             assert isinstance(answer, str) and re.search(expected, answer), (options, answer)
 
 
-def test_a_private_data_set_is_read_with_the_token_of_the_environment(hub: str, tmp_path: Path) -> None:
-    (answer,) = ask(hub, tmp_path / "home", [{"dataset_name": "user/private"}], HF_TOKEN="hf_secret")
+def test_a_private_data_set_is_read_with_the_token_of_the_environment(hub: HubServer, tmp_path: Path) -> None:
+    (answer,) = ask(hub, tmp_path / "home", [{"dataset_name": "user/private"}], token="hf_user_read")
     assert answer == ["caption 0", "caption 1"]
-    assert any("Bearer hf_secret" in line for line in Hub.asked)
-    written = [path for path in (tmp_path / "home").rglob("*") if path.is_file() and b"hf_secret" in path.read_bytes()]
+    assert "hf_user_read" in [entry.token for entry in hub.log.entries()]
+    written = [path for path in (tmp_path / "home").rglob("*") if path.is_file() and b"hf_user" in path.read_bytes()]
     assert written == []

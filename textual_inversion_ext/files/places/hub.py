@@ -159,8 +159,9 @@ def _chosen(place: HubPlace, sizes: dict[str, int]) -> list[str]:
     inside = [name for name in sizes if PurePosixPath(name).name in choose([PurePosixPath(name).name])]
     hint = f" Other folders do, for example {place.repo_id}/{inside[0]}." if inside else ""
     where = f"{place.repo_id}/{place.path}".rstrip("/")
+    shown = sorted(name for name in here if not name.startswith("."))  # .gitattributes is in every repository
     raise EmbeddingFileError(
-        f"{where} on the Hub has no embedding file; it holds: {listed(sorted(here)) or 'nothing'}.{hint}"
+        f"{where} on the Hub has no embedding file; it holds: {listed(shown) or 'nothing'}.{hint}"
     )
 
 
