@@ -30,7 +30,7 @@ from textual_inversion_ext.evaluation.comparison.bootstrap import Interval, boot
 from textual_inversion_ext.evaluation.comparison.files import shown, to_markdown, write_comparison
 from textual_inversion_ext.evaluation.comparison.runs import EvaluatedRun, read_run
 from textual_inversion_ext.evaluation.comparison.tables import Row, Table, compare
-from textual_inversion_ext.evaluation.gallery import Gallery
+from textual_inversion_ext.evaluation.gallery import Gallery, Wanted
 from textual_inversion_ext.evaluation.metric_parts import MetricParts
 from textual_inversion_ext.evaluation.metrics import ClipImageMetric, Metric, Scored, build_metrics
 from textual_inversion_ext.evaluation.protocols import PROTOCOLS, ProtocolPrompt
@@ -192,7 +192,7 @@ class Beside:
         }
         found = []
         for subject, filled in texts.items():
-            made = self.gallery.pictures(self.pipeline, (), filled, self.seeds, self.settings)
+            made = self.gallery.pictures(self.pipeline, Wanted((), filled, self.seeds, self.settings))
             found += [self._score(subject, metric, made, references) for metric in self.metrics]
         # Pairs of a picture and itself are left out; the paper's code counts them, which flatters the bound.
         found.append(Score.of(self.image.name, IMAGE_ONLY, self.image.bound(references).tolist()))

@@ -19,7 +19,7 @@ from tests.tiny import tiny_pipeline
 from textual_inversion_ext.concept import LearnedConcept
 from textual_inversion_ext.errors import EmbeddingFileError
 from textual_inversion_ext.evaluation.fingerprint import model_fingerprint, rows_fingerprint
-from textual_inversion_ext.evaluation.gallery import Gallery
+from textual_inversion_ext.evaluation.gallery import Gallery, Wanted
 from textual_inversion_ext.pipelines.sampling import SampleSettings, sample
 
 SETTINGS = SampleSettings(num_inference_steps=2, guidance_scale=2.0)
@@ -46,23 +46,23 @@ def pixels(pictures: list[list[Image.Image]]) -> list[Any]:
 
 
 def test_pictures_are_those_that_sample_makes(pipeline: DiffusionPipeline, gallery: Gallery) -> None:
-    made = gallery.pictures(pipeline, [concept()], PROMPTS, SEEDS, SETTINGS)
+    made = gallery.pictures(pipeline, Wanted([concept()], PROMPTS, SEEDS, SETTINGS))
     assert pixels(made) == pixels(sample(pipeline, [concept()], PROMPTS, SEEDS, SETTINGS))
     assert (gallery.made, gallery.reused) == (6, 0)
 
 
 def test_a_second_call_makes_nothing(pipeline: DiffusionPipeline, gallery: Gallery) -> None:
-    first = gallery.pictures(pipeline, [concept()], PROMPTS, SEEDS, SETTINGS)
-    assert gallery.missing(pipeline, [concept()], PROMPTS, SEEDS, SETTINGS) == 0
+    first = gallery.pictures(pipeline, Wanted([concept()], PROMPTS, SEEDS, SETTINGS))
+    assert gallery.missing(pipeline, Wanted([concept()], PROMPTS, SEEDS, SETTINGS)) == 0
     again = Gallery(gallery.folder)
-    second = again.pictures(tiny_pipeline(), [concept()], PROMPTS[::-1], SEEDS, replace(SETTINGS, batch_size=1))
+    second = again.pictures(tiny_pipeline(), Wanted([concept()], PROMPTS[::-1], SEEDS, replace(SETTINGS, batch_size=1)))
     assert (again.made, again.reused) == (0, 6)
     assert pixels(second[::-1]) == pixels(first)
 
 
 def test_files_have_readable_names(pipeline: DiffusionPipeline, gallery: Gallery) -> None:
-    gallery.pictures(pipeline, [concept()], PROMPTS, SEEDS, SETTINGS)
-    files = gallery.files(pipeline, [concept()], PROMPTS, SEEDS, SETTINGS)
+    gallery.pictures(pipeline, Wanted([concept()], PROMPTS, SEEDS, SETTINGS))
+    files = gallery.files(pipeline, Wanted([concept()], PROMPTS, SEEDS, SETTINGS))
     assert sorted(file for row in files for file in row) == sorted(gallery.folder.rglob("*.png"))
     assert files[1][2].name == "seed-2.png"
     assert files[1][2].parent.name.startswith("a-photo-of-a-cat_")
@@ -90,21 +90,21 @@ CHANGES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_decides_a_picture_makes_new_ones(pipeline: DiffusionPipeline, gallery: Gallery, change: str) -> None:
     usual = {"prompts": PROMPTS, "seeds": SEEDS, "settings": SETTINGS}
-    gallery.pictures(pipeline, [concept()], **usual)
-    gallery.pictures(pipeline, [concept()], **{**usual, **CHANGES[change]})
+    gallery.pictures(pipeline, Wanted([concept()], **usual))
+    gallery.pictures(pipeline, Wanted([concept()], **{**usual, **CHANGES[change]}))
     assert (gallery.made, gallery.reused) == (12, 0)
 
 
 def test_new_rows_make_new_pictures_of_their_prompts_only(pipeline: DiffusionPipeline, gallery: Gallery) -> None:
-    gallery.pictures(pipeline, [concept()], PROMPTS, SEEDS, SETTINGS)
-    gallery.pictures(pipeline, [concept(1)], PROMPTS, SEEDS, SETTINGS)
+    gallery.pictures(pipeline, Wanted([concept()], PROMPTS, SEEDS, SETTINGS))
+    gallery.pictures(pipeline, Wanted([concept(1)], PROMPTS, SEEDS, SETTINGS))
     assert (gallery.made, gallery.reused) == (9, 3), "the prompt without the word needs no new pictures"
 
 
 @pytest.mark.parametrize("other", [lambda: tiny_pipeline(seed=1), with_scheduler], ids=["weights", "sampler"])
 def test_another_model_makes_new_pictures(pipeline: DiffusionPipeline, gallery: Gallery, other: Any) -> None:
-    gallery.pictures(pipeline, [], PROMPTS[1:], SEEDS, SETTINGS)
-    gallery.pictures(other(), [], PROMPTS[1:], SEEDS, SETTINGS)
+    gallery.pictures(pipeline, Wanted([], PROMPTS[1:], SEEDS, SETTINGS))
+    gallery.pictures(other(), Wanted([], PROMPTS[1:], SEEDS, SETTINGS))
     assert (gallery.made, gallery.reused) == (6, 0)
 
 
@@ -150,8 +150,8 @@ def test_rows_are_known_by_their_numbers_and_token() -> None:
 
 @pytest.mark.parametrize("damage", ["half", "empty", "foreign", "renamed"])
 def test_a_damaged_picture_is_made_again(pipeline: DiffusionPipeline, gallery: Gallery, damage: str) -> None:
-    first = gallery.pictures(pipeline, [concept()], PROMPTS, SEEDS, SETTINGS)
-    file, other = gallery.files(pipeline, [concept()], PROMPTS, SEEDS, SETTINGS)[0][:2]
+    first = gallery.pictures(pipeline, Wanted([concept()], PROMPTS, SEEDS, SETTINGS))
+    file, other = gallery.files(pipeline, Wanted([concept()], PROMPTS, SEEDS, SETTINGS))[0][:2]
     whole = file.read_bytes()
     if damage == "half":
         file.write_bytes(whole[: len(whole) * 2 // 3])
@@ -162,7 +162,7 @@ def test_a_damaged_picture_is_made_again(pipeline: DiffusionPipeline, gallery: G
     else:
         file.write_bytes(other.read_bytes())
     again = Gallery(gallery.folder)
-    assert pixels(again.pictures(pipeline, [concept()], PROMPTS, SEEDS, SETTINGS)) == pixels(first)
+    assert pixels(again.pictures(pipeline, Wanted([concept()], PROMPTS, SEEDS, SETTINGS))) == pixels(first)
     assert (again.made, again.reused) == (1, 5)
     assert file.read_bytes() == whole
 
@@ -182,11 +182,11 @@ class _StopAfter:
 def test_an_interrupted_call_goes_on_where_it_was(pipeline: DiffusionPipeline, gallery: Gallery) -> None:
     bar: Any = _StopAfter(4)
     with pytest.raises(KeyboardInterrupt):
-        gallery.pictures(pipeline, [concept()], PROMPTS, SEEDS, replace(SETTINGS, batch_size=2), bar=bar)
+        gallery.pictures(pipeline, Wanted([concept()], PROMPTS, SEEDS, replace(SETTINGS, batch_size=2)), bar=bar)
     assert len(list(gallery.folder.rglob("*.png"))) == 4
     again = Gallery(gallery.folder)
-    assert again.missing(pipeline, [concept()], PROMPTS, SEEDS, SETTINGS) == 2
-    made = again.pictures(pipeline, [concept()], PROMPTS, SEEDS, SETTINGS)
+    assert again.missing(pipeline, Wanted([concept()], PROMPTS, SEEDS, SETTINGS)) == 2
+    made = again.pictures(pipeline, Wanted([concept()], PROMPTS, SEEDS, SETTINGS))
     assert (again.made, again.reused) == (2, 4)
     assert pixels(made) == pixels(sample(pipeline, [concept()], PROMPTS, SEEDS, SETTINGS))
 
@@ -194,10 +194,10 @@ def test_an_interrupted_call_goes_on_where_it_was(pipeline: DiffusionPipeline, g
 _ENDLESS = """
 import sys
 from tests.tiny import tiny_pipeline
-from textual_inversion_ext.evaluation.gallery import Gallery
+from textual_inversion_ext.evaluation.gallery import Gallery, Wanted
 from textual_inversion_ext.pipelines.sampling import SampleSettings
 settings = SampleSettings(num_inference_steps=2, guidance_scale=2.0, batch_size=1)
-Gallery(sys.argv[1]).pictures(tiny_pipeline(), [], ["a photo of a cat"], range(100_000), settings)
+Gallery(sys.argv[1]).pictures(tiny_pipeline(), Wanted([], ["a photo of a cat"], range(100_000), settings))
 """
 
 
@@ -210,16 +210,16 @@ def test_a_killed_process_leaves_whole_pictures(pipeline: DiffusionPipeline, gal
         process.kill()
         process.communicate()
     seeds = [int(file.stem.removeprefix("seed-")) for file in gallery.folder.rglob("seed-*.png")]
-    made = gallery.pictures(pipeline, [], PROMPTS[1:], sorted(seeds), SETTINGS)
+    made = gallery.pictures(pipeline, Wanted([], PROMPTS[1:], sorted(seeds), SETTINGS))
     assert (gallery.made, gallery.reused) == (0, len(seeds)), "what is there under its name is whole"
     assert pixels([made[0][:3]]) == pixels(sample(pipeline, [], PROMPTS[1:], sorted(seeds)[:3], SETTINGS))
 
 
 def test_prompts_of_any_script_and_length_have_files(pipeline: DiffusionPipeline, gallery: Gallery) -> None:
     prompts = ["a cat / dog: \\ *?", "ein Fuß über Öl", "猫の写真", "x" * 400, "x" * 401, "..."]
-    gallery.pictures(pipeline, [], prompts, (0,), SETTINGS)
+    gallery.pictures(pipeline, Wanted([], prompts, (0,), SETTINGS))
     again = Gallery(gallery.folder)
-    again.pictures(pipeline, [], prompts, (0,), SETTINGS)
+    again.pictures(pipeline, Wanted([], prompts, (0,), SETTINGS))
     assert again.made == 0
     assert all(len(file.parent.name.encode()) < 200 for file in gallery.folder.rglob("*.png"))
 
@@ -227,11 +227,11 @@ def test_prompts_of_any_script_and_length_have_files(pipeline: DiffusionPipeline
 def test_a_concept_of_another_model_is_refused(pipeline: DiffusionPipeline, gallery: Gallery) -> None:
     wide = LearnedConcept("<tok>", {"clip_l": torch.ones(1, 768)})
     with pytest.raises(EmbeddingFileError, match="another kind of model"):
-        gallery.pictures(pipeline, [wide], PROMPTS, SEEDS, SETTINGS)
+        gallery.pictures(pipeline, Wanted([wide], PROMPTS, SEEDS, SETTINGS))
     assert not gallery.folder.exists()
 
 
 def test_what_is_asked_for_twice_is_made_once(pipeline: DiffusionPipeline, gallery: Gallery) -> None:
-    made = gallery.pictures(pipeline, [], ("a cat", "a cat"), (1, 1), SETTINGS)
+    made = gallery.pictures(pipeline, Wanted([], ("a cat", "a cat"), (1, 1), SETTINGS))
     assert gallery.made == 1
     assert [len(row) for row in made] == [2, 2]

@@ -29,7 +29,26 @@ from textual_inversion_ext.families import adapter_for
 from textual_inversion_ext.pipelines.sampling import SampleSettings, sample_attached, stack_rows, word_encoders
 from textual_inversion_ext.pipelines.words.pooling import recorded_pooling
 
-__all__ = ["Gallery", "progress_bar"]
+__all__ = ["Gallery", "Wanted", "progress_bar"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Pictures that are asked for: one of each prompt per seed.
+
+    Attributes:
+        concepts: Learned words that the prompts may use.
+        prompts: The prompts; what is given twice is made once.
+        seeds: One picture of each prompt per seed.
+        settings: Steps, guidance, ...
+        key: Whatever else a picture depends on and neither the pipeline nor the settings know.
+    """
+
+    concepts: Sequence[LearnedConcept]
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    settings: SampleSettings
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +80,16 @@ class Gallery:
         self.reused = 0
 
     def pictures(
-        self,
-        pipeline: DiffusionPipeline,
-        concepts: Sequence[LearnedConcept],
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        settings: SampleSettings,
-        key: str = "",
-        *,
-        bar: tqdm[Any] | None = None,
+        self, pipeline: DiffusionPipeline, wanted: Wanted, *, bar: tqdm[Any] | None = None
     ) -> list[list[Image.Image]]:
-        """Make one picture per prompt and seed, or read it where it is there.
+        """Make pictures, or read them where they are there.
 
         Every picture is written as soon as it is made, whole or not at all. Interrupted by Ctrl-C or killed, the next
         call makes only what is missing.
 
         Args:
             pipeline: A loaded pipeline of a supported family, on its device.
-            concepts: Learned words that the prompts may use.
-            prompts: The prompts; what is given twice is made once.
-            seeds: One picture of each prompt per seed.
-            settings: Steps, guidance, ...
-            key: Whatever else a picture depends on and neither the pipeline nor the settings know.
+            wanted: What is asked for.
             bar: Moves on by one for each picture that is made; None for a bar of this call's own.
 
         Returns:
@@ -93,12 +100,12 @@ class Gallery:
             ConceptError: Two concepts have the same token.
             EmbeddingFileError: A concept was learned for another kind of model.
         """
-        identities = self._identities(pipeline, concepts, prompts, settings, key)
+        identities = self._identities(pipeline, wanted)
         found: dict[tuple[str, int], Image.Image] = {}
         jobs = []
-        for prompt in dict.fromkeys(prompts):
+        for prompt in dict.fromkeys(wanted.prompts):
             missing = []
-            for seed in dict.fromkeys(seeds):
+            for seed in dict.fromkeys(wanted.seeds):
                 file = self._file(prompt, identities[prompt], seed)
                 picture = read_picture(file, _signature(identities[prompt], seed))
                 if picture is None:
@@ -109,79 +116,48 @@ class Gallery:
                 jobs.append(_Job(prompt, identities[prompt], tuple(missing)))
         self.reused += len(found)
         if jobs:
-            found |= self._make(pipeline, concepts, jobs, settings, bar)
-        return [[found[prompt, seed] for seed in seeds] for prompt in prompts]
+            found |= self._make(pipeline, wanted, jobs, bar)
+        return [[found[prompt, seed] for seed in wanted.seeds] for prompt in wanted.prompts]
 
-    def files(
-        self,
-        pipeline: DiffusionPipeline,
-        concepts: Sequence[LearnedConcept],
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        settings: SampleSettings,
-        key: str = "",
-    ) -> list[list[Path]]:
-        """Where the pictures of the same call to `pictures` lie.
+    def files(self, pipeline: DiffusionPipeline, wanted: Wanted) -> list[list[Path]]:
+        """Where pictures lie or would lie.
 
         Args:
-            pipeline: As there.
-            concepts: As there.
-            prompts: As there.
-            seeds: As there.
-            settings: As there.
-            key: As there.
+            pipeline: As for `pictures`.
+            wanted: What is asked for.
 
         Returns:
             A list per prompt with a path per seed, whether the files exist or not.
         """
-        identities = self._identities(pipeline, concepts, prompts, settings, key)
-        return [[self._file(prompt, identities[prompt], seed) for seed in seeds] for prompt in prompts]
+        identities = self._identities(pipeline, wanted)
+        return [[self._file(prompt, identities[prompt], seed) for seed in wanted.seeds] for prompt in wanted.prompts]
 
-    def missing(
-        self,
-        pipeline: DiffusionPipeline,
-        concepts: Sequence[LearnedConcept],
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        settings: SampleSettings,
-        key: str = "",
-    ) -> int:
-        """How many pictures the same call to `pictures` would make.
+    def missing(self, pipeline: DiffusionPipeline, wanted: Wanted) -> int:
+        """How many pictures `pictures` would make.
 
         Args:
-            pipeline: As there.
-            concepts: As there.
-            prompts: As there.
-            seeds: As there.
-            settings: As there.
-            key: As there.
+            pipeline: As for `pictures`.
+            wanted: What is asked for.
 
         Returns:
             Their number, but for files that are damaged behind their head.
         """
-        identities = self._identities(pipeline, concepts, prompts, settings, key)
+        identities = self._identities(pipeline, wanted)
         return sum(
             not seems_there(self._file(prompt, identities[prompt], seed), _signature(identities[prompt], seed))
-            for prompt in dict.fromkeys(prompts)
-            for seed in dict.fromkeys(seeds)
+            for prompt in dict.fromkeys(wanted.prompts)
+            for seed in dict.fromkeys(wanted.seeds)
         )
 
-    def _identities(
-        self,
-        pipeline: DiffusionPipeline,
-        concepts: Sequence[LearnedConcept],
-        prompts: Sequence[str],
-        settings: SampleSettings,
-        key: str,
-    ) -> dict[str, str]:
+    def _identities(self, pipeline: DiffusionPipeline, wanted: Wanted) -> dict[str, str]:
         """Prompt -> fingerprint of all that its pictures depend on, but for the seed."""
-        model = model_fingerprint(pipeline)
+        model, settings = model_fingerprint(pipeline), wanted.settings
         identities = {}
-        for prompt in prompts:
+        for prompt in wanted.prompts:
             # Words that a prompt does not use cannot change its pictures; pictures of class words outlive a training.
             text = f"{prompt}\n{settings.negative_prompt}".casefold()
-            used = [concept for concept in concepts if concept.token.casefold() in text]
-            facts = [prompt, rows_fingerprint(used), settings_facts(settings), model, key]
+            used = [concept for concept in wanted.concepts if concept.token.casefold() in text]
+            facts = [prompt, rows_fingerprint(used), settings_facts(settings), model, wanted.key]
             identities[prompt] = fingerprint_of(facts)
         return identities
 
@@ -191,12 +167,11 @@ class Gallery:
     def _make(
         self,
         pipeline: DiffusionPipeline,
-        concepts: Sequence[LearnedConcept],
+        wanted: Wanted,
         jobs: Sequence[_Job],
-        settings: SampleSettings,
         bar: tqdm[Any] | None,
     ) -> dict[tuple[str, int], Image.Image]:
-        adapter = adapter_for(pipeline)
+        adapter, concepts, settings = adapter_for(pipeline), wanted.concepts, wanted.settings
         adapter.pooling = recorded_pooling(concepts)
         rows, encoders = stack_rows(adapter, concepts), word_encoders(adapter, concepts)
         made: dict[tuple[str, int], Image.Image] = {}

@@ -23,7 +23,7 @@ from textual_inversion_ext.evaluation.baselines import (
     real_picture_scores,
     word_subject,
 )
-from textual_inversion_ext.evaluation.gallery import Gallery, progress_bar
+from textual_inversion_ext.evaluation.gallery import Gallery, Wanted, progress_bar
 from textual_inversion_ext.evaluation.material import Material
 from textual_inversion_ext.evaluation.metrics import LikenessMetric, Metric, Scored
 from textual_inversion_ext.evaluation.pairs import pair_scores
@@ -116,9 +116,9 @@ class Session:
         """
         sets = []
         for subject in self.subjects:
-            texts = [subject.text(prompt) for prompt in self.rules.prompts]
-            files = self.gallery.files(self.pipeline, subject.concepts, texts, self.rules.seeds, self.rules.settings)
-            for prompt, text, row in zip(self.rules.prompts, texts, files, strict=True):
+            wanted = self._wanted(subject)
+            files = self.gallery.files(self.pipeline, wanted)
+            for prompt, text, row in zip(self.rules.prompts, wanted.prompts, files, strict=True):
                 names = tuple(self._relative(file) for file in row)
                 sets.append(
                     PictureSet(subject=subject.name, prompt=prompt.text, text=text, files=names, seeds=self.rules.seeds)
@@ -156,7 +156,7 @@ class Session:
         fitting = [prompt for prompt in self.rules.prompts if prompt.aim != "obedience"]
         prompt = (fitting or self.rules.prompts)[0]
         texts = [candidate.text(prompt) for candidate in candidates]
-        made = self.gallery.pictures(self.pipeline, (), texts, CAPTION_SEEDS, self.rules.settings)
+        made = self.gallery.pictures(self.pipeline, Wanted((), texts, CAPTION_SEEDS, self.rules.settings))
         self.notes += (
             f"The caption is the best of {len(candidates)}, chosen by {metric.name} on {len(CAPTION_SEEDS)} other"
             f" seeds of {prompt.text!r}.",
@@ -165,19 +165,13 @@ class Session:
 
     def _make_all(self) -> dict[str, list[list[Image.Image]]]:
         """Subject -> pictures by prompt and seed, under one bar."""
-        seeds, settings = self.rules.seeds, self.rules.settings
-        texts = {subject.name: [subject.text(prompt) for prompt in self.rules.prompts] for subject in self.subjects}
-        missing = sum(
-            self.gallery.missing(self.pipeline, subject.concepts, texts[subject.name], seeds, settings)
-            for subject in self.subjects
-        )
-        with progress_bar(missing) as bar:
-            return {
-                subject.name: self.gallery.pictures(
-                    self.pipeline, subject.concepts, texts[subject.name], seeds, settings, bar=bar
-                )
-                for subject in self.subjects
-            }
+        wanted = {subject.name: self._wanted(subject) for subject in self.subjects}
+        with progress_bar(sum(self.gallery.missing(self.pipeline, each) for each in wanted.values())) as bar:
+            return {name: self.gallery.pictures(self.pipeline, each, bar=bar) for name, each in wanted.items()}
+
+    def _wanted(self, subject: Subject) -> Wanted:
+        texts = [subject.text(prompt) for prompt in self.rules.prompts]
+        return Wanted(subject.concepts, texts, self.rules.seeds, self.rules.settings)
 
     def _scored_text(self, prompt: ProtocolPrompt) -> str:
         if self.rules.text_mode == "omit":

@@ -160,9 +160,7 @@ def _chosen(place: HubPlace, sizes: dict[str, int]) -> list[str]:
     hint = f" Other folders do, for example {place.repo_id}/{inside[0]}." if inside else ""
     where = f"{place.repo_id}/{place.path}".rstrip("/")
     shown = sorted(name for name in here if not name.startswith("."))  # .gitattributes is in every repository
-    raise EmbeddingFileError(
-        f"{where} on the Hub has no embedding file; it holds: {listed(shown) or 'nothing'}.{hint}"
-    )
+    raise EmbeddingFileError(f"{where} on the Hub has no embedding file; it holds: {listed(shown) or 'nothing'}.{hint}")
 
 
 def _with_companions(name: str, sizes: dict[str, int]) -> list[str]:
