@@ -22,7 +22,7 @@ MOST_LINES_OF_A_FUNCTION = 60
 
 # What may import what: a part imports from its own row and from the rows above it.
 LAYERS = (
-    ("errors", "atomic", "concept", "records", "options", "papers", "versions"),
+    ("errors", "atomic", "concept", "records", "options", "papers", "placeholders", "versions"),
     ("config", "recipes", "run_file", "objectives", "tokens", "row_layout", "embedding_table", "vocabulary")
     + ("optimizers", "parametrizations", "regularizers", "files", "data"),
     ("initializers", "families", "pipelines"),

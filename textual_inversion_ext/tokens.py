@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from textual_inversion_ext.concept import vector_tokens
 from textual_inversion_ext.errors import ConceptError
+from textual_inversion_ext.placeholders import vector_tokens
 
 logger = logging.getLogger(__name__)
 

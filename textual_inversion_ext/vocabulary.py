@@ -22,9 +22,9 @@ from tokenizers import AddedToken, decoders
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from textual_inversion_ext.concept import vector_tokens
 from textual_inversion_ext.embedding_table import rewrite_table, table_of
 from textual_inversion_ext.errors import ModelError
+from textual_inversion_ext.placeholders import vector_tokens
 from textual_inversion_ext.records import EncoderSlot
 from textual_inversion_ext.tokens import whole_word
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from textual_inversion_ext.concept import ConceptSpec, LearnedConcept, check_distinct, file_stem
+from textual_inversion_ext.concept import ConceptSpec, LearnedConcept, check_distinct
 from textual_inversion_ext.errors import ConceptError
+from textual_inversion_ext.placeholders import file_stem
 
 
 def spec(token: str = "<corgi>", **values: object) -> ConceptSpec:

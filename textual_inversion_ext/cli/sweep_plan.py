@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textual_inversion_ext.concept import file_stem
 from textual_inversion_ext.errors import ConfigError
 from textual_inversion_ext.options import json_object
+from textual_inversion_ext.placeholders import file_stem
 
 __all__ = ["SweepRun", "plan_sweep", "read_sweep"]
 

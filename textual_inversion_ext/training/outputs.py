@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from textual_inversion_ext.concept import ConceptSpec, file_stem
+from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.errors import ConfigError, OutputFolderError, StorageError
 from textual_inversion_ext.pipelines.lora import LORA_FILE
+from textual_inversion_ext.placeholders import file_stem
 from textual_inversion_ext.run_file import load_run, save_run
 from textual_inversion_ext.training.state import PART, checkpoints_in, trajectory
 

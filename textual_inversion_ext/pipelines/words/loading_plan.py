@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from textual_inversion_ext.concept import LearnedConcept, vector_tokens
+from textual_inversion_ext.concept import LearnedConcept
 from textual_inversion_ext.errors import ConceptError, EmbeddingFileError
 from textual_inversion_ext.pipelines.words.registry import loaded_words, remember
+from textual_inversion_ext.placeholders import vector_tokens
 from textual_inversion_ext.records import EncoderSlot
 from textual_inversion_ext.tokens import check_unknown_token
 from textual_inversion_ext.vocabulary import added_words, group_rows, insert_words, unchanged_on_error

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from textual_inversion_ext.concept import vector_tokens
 from textual_inversion_ext.errors import ConceptError
 from textual_inversion_ext.pipelines.words.operands import find_token
 from textual_inversion_ext.pipelines.words.registry import forget, loaded_words
+from textual_inversion_ext.placeholders import vector_tokens
 from textual_inversion_ext.records import EncoderSlot
 from textual_inversion_ext.vocabulary import remove_words, unchanged_on_error
 
