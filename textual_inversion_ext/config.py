@@ -18,6 +18,7 @@ DEFAULT_STEPS = 500
 SchedulerName = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "piecewise_constant"
 ]
+SchedulerChoice = Literal[SchedulerName, "auto"]
 TimestepSampling = Literal["uniform", "stratified"]
 Precision = Literal["no", "fp16", "bf16"]
 Masks = Literal["none", "auto", "alpha", "files", "column", "model"]
@@ -150,9 +151,11 @@ class TextualInversionConfig:
     ema_decay: float = option(
         0.0, "Save a moving average of the rows: 0.99 averages about 100 steps, 0 none.", least=0, below=1
     )
-    learning_rate: float = option(5e-3, "Learning rate after the warm-up.", above=0)
+    learning_rate: float = option(1e-2, "Learning rate after the warm-up.", above=0)
     scale_lr: bool = option(False, "Multiply learning_rate by accumulation steps, batch size and processes.")
-    lr_scheduler: SchedulerName = option("constant", "Shape of the learning rate over a row's own age.")
+    lr_scheduler: SchedulerChoice = option(
+        "auto", "Shape of the learning rate over a row's own age; auto: cosine, but constant beside a stopping rule."
+    )
     lr_warmup_steps: int = option(0, "Steps of linear warm-up (not used by 'constant').", least=0)
     lr_num_cycles: int = option(1, "Number of restarts of cosine_with_restarts.", least=1)
     lr_power: float = option(1.0, "Power of polynomial.", above=0)
@@ -184,7 +187,7 @@ class TextualInversionConfig:
     )
     # What is minimised
     snr_gamma: float | None = option(None, "Gamma of min-SNR weighting of the loss (5 in its paper).", above=0)
-    timestep_sampling: TimestepSampling = option("uniform", "stratified spreads the timesteps of each batch evenly.")
+    timestep_sampling: TimestepSampling = option("stratified", "stratified spreads the timesteps of each batch evenly.")
     noise_offset: float = option(0.0, "Scale of added noise that is constant over each channel of a picture.", least=0)
     initial_l2_weight: float = option(0.0, "Weight of the squared distance of each row to its first value.", least=0)
     norm_pull_weight: float = option(0.0, "Weight of the pull of norms towards the vocabulary's mean norm.", least=0)
@@ -238,6 +241,13 @@ class TextualInversionConfig:
         if self.eval_steps == 0 and (self.stopping != "none" or self.keep == "best"):
             asked = "keep best" if self.keep == "best" else f"stopping {self.stopping}"
             raise ConfigError(f"{asked} needs evaluations, but eval_steps is 0; give the steps between two, say 10.")
+
+    @property
+    def schedule(self) -> SchedulerName:
+        """What ``lr_scheduler`` comes to: a falling rate would tell a stopping rule that all is learned."""
+        if self.lr_scheduler == "auto":
+            return "cosine" if self.stopping == "none" else "constant"
+        return self.lr_scheduler
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name; values are JSON types."""

@@ -46,9 +46,12 @@ class Recipe:
         return " ".join(words)
 
 
+# What our own defaults do otherwise.
+_STEADY = {"lr_scheduler": "constant", "timestep_sampling": "uniform"}
 # Gal et al. 2022, appendix C and the released code: 2 GPUs x 4 pictures, 0.005 x 8 = 0.04, torch's AdamW with its own
 # weight decay, pictures squashed to the square and mirrored half of the time.
 _GAL = {
+    **_STEADY,
     "learning_rate": 5e-3,
     "scale_lr": True,
     "train_batch_size": 8,
@@ -84,6 +87,7 @@ RECIPES: dict[str, Recipe] = {
     "diffusers": Recipe(
         "The defaults of diffusers' examples/textual_inversion/textual_inversion.py.",
         {
+            **_STEADY,
             "learning_rate": 1e-4,
             "train_batch_size": 16,
             "max_train_steps": 5000,
@@ -96,6 +100,7 @@ RECIPES: dict[str, Recipe] = {
     "dti": Recipe(
         "Directional Textual Inversion (Kim et al., ICLR 2026), settings of its SDXL experiments.",
         {
+            **_STEADY,
             "parametrization": "directional",
             "vmf_kappa": 1e-4,
             "direction_beta": 0.0,
@@ -107,14 +112,8 @@ RECIPES: dict[str, Recipe] = {
         },
     ),
     "fast": Recipe(
-        "Ours: half of the default's steps at a falling learning rate, timesteps spread evenly.",
-        {
-            "learning_rate": 2e-2,
-            "lr_scheduler": "cosine",
-            "train_batch_size": 4,
-            "max_train_steps": 250,
-            "timestep_sampling": "stratified",
-        },
+        "Ours: a quarter of the default's pictures, at twice its learning rate.",
+        {"learning_rate": 2e-2, "train_batch_size": 4, "max_train_steps": 250},
     ),
 }
 """Every recipe by its name."""

@@ -116,20 +116,20 @@ def test_a_card_that_cannot_be_read_stops_it(hub: HubServer, lfs_client: Client,
 def test_by_the_command(hub: HubServer, lfs_client: Client, tmp_path: Path) -> None:
     """Pictures of an evaluation that is gone, and of training pictures that were taken out."""
     run = write_run(tmp_path / "run", report=True)
-    words = ["publish", str(run), "--repo_id", "ann/less", "--license", "mit", "--with_dataset"]
+    words = ["publish", str(run), "--repo_id", "ann/fewer", "--license", "mit", "--with_dataset"]
     assert lfs_client.call(publish_calls.command, *words) == 0, lfs_client.printed()[-3000:]
-    assert {"pictures/01.png", "pictures/02.png", "evaluation/report.json"} < names(hub, "ann/less")
-    text = hub.read("datasets/ann/less-images", "README.md").decode()
+    assert {"pictures/01.png", "pictures/02.png", "evaluation/report.json"} < names(hub, "ann/fewer")
+    text = hub.read("datasets/ann/fewer-images", "README.md").decode()
     own = "<!-- own section: about (kept when this card is written again) -->\n"
-    change(hub, "datasets/ann/less-images", **{"README.md": text.replace(own, f"{own}In the garden.\n").encode()})
+    change(hub, "datasets/ann/fewer-images", **{"README.md": text.replace(own, f"{own}In the garden.\n").encode()})
     (run / "evaluation" / "report.json").unlink()
     (run / "training" / "2.png").unlink()
     assert lfs_client.call(publish_calls.command, *words) == 0, lfs_client.printed()[-3000:]
-    assert not {"pictures/02.png", "evaluation/report.json"} & names(hub, "ann/less")
-    assert names(hub, "datasets/ann/less-images") == {"train/0001.png", "train/0002.png"}
-    assert "In the garden." in hub.read("datasets/ann/less-images", "README.md").decode()
+    assert not {"pictures/02.png", "evaluation/report.json"} & names(hub, "ann/fewer")
+    assert names(hub, "datasets/ann/fewer-images") == {"train/0001.png", "train/0002.png"}
+    assert "In the garden." in hub.read("datasets/ann/fewer-images", "README.md").decode()
     assert "Removed there" in lfs_client.printed()
-    assert len(hub.repositories["ann/less"].history()) == 3
-    files = listed(hub.read("ann/less", "README.md").decode())
+    assert len(hub.repositories["ann/fewer"].history()) == 3
+    files = listed(hub.read("ann/fewer", "README.md").decode())
     assert files is not None
-    assert set(files) == names(hub, "ann/less")
+    assert set(files) == names(hub, "ann/fewer")

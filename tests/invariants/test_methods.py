@@ -24,7 +24,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 PENALTIES = {name: {f"{name}_weight": 0.1} for name in REGULARIZERS}
 OTHERS: dict[str, dict[str, Any]] = {
     "min-snr": {"snr_gamma": 1.0},
-    "stratified": {"timestep_sampling": "stratified"},
+    "uniform": {"timestep_sampling": "uniform"},
     "noise-offset": {"noise_offset": 0.1},
     "clipped": {"max_grad_norm": 1e-3},
     "averaged": {"ema_decay": 0.8},
@@ -179,7 +179,7 @@ def test_the_average_lies_behind_the_rows() -> None:
 
 def test_stratified_timesteps_fill_the_schedule_evenly() -> None:
     (draws,) = run_of({"timestep_sampling": "stratified"}, batch_size=10).draws.draw((0,), (3,))
-    (uniform,) = run_of({}, batch_size=10).draws.draw((0,), (3,))
+    (uniform,) = run_of({"timestep_sampling": "uniform"}, batch_size=10).draws.draw((0,), (3,))
     strata = (draws.u * 10).long()
     assert sorted(strata.tolist()) == list(range(10))
     torch.testing.assert_close(draws.u, (strata + uniform.u) / 10)

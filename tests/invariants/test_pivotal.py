@@ -184,7 +184,7 @@ def test_a_lora_that_blows_up_is_not_saved(tmp_path: Path) -> None:
 
 def test_it_moves_as_a_training_script_with_peft_and_adamw_moves_it() -> None:
     """The oracle: diffusers' own `add_adapter`, torch's AdamW, and the loss written down again."""
-    config = TextualInversionConfig(lora_rank=2, lora_alpha=4.0, lora_learning_rate=1e-3)
+    config = TextualInversionConfig(lora_rank=2, lora_alpha=4.0, lora_learning_rate=1e-3, lr_scheduler="constant")
     ours, theirs = with_lora(config), tiny_run()
     networks = ours.step.networks
     assert networks is not None

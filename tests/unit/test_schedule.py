@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers.optimization import SchedulerType, get_scheduler
 
+from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.errors import ConfigError
 from textual_inversion_ext.training.schedule import SCHEDULERS, RowSchedule, effective_learning_rate
 
@@ -63,3 +66,14 @@ def test_scale_lr() -> None:
     numbers = {"batch_size": 4, "accumulation": 2, "world_size": 3}
     assert effective_learning_rate(5e-3, scale_lr=True, **numbers) == pytest.approx(0.12)
     assert effective_learning_rate(5e-3, scale_lr=False, **numbers) == 5e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "falls"),
+    [({}, True), ({"stopping": "dvar"}, False), ({"stopping": "dvar", "lr_scheduler": "linear"}, True)],
+)
+def test_left_to_itself_the_rate_falls_unless_a_rule_watches_the_loss(settings: dict[str, Any], falls: bool) -> None:
+    config = TextualInversionConfig(**settings)
+    rates = RowSchedule.of(config, config.learning_rate, 10)(torch.arange(10))
+    assert rates[0] == pytest.approx(config.learning_rate)
+    assert (rates[-1] < 0.2 * rates[0]) == falls

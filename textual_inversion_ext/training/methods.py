@@ -29,7 +29,7 @@ def check_methods(config: TextualInversionConfig) -> None:
     if config.parametrization not in PARAMETRIZATIONS:
         raise ConfigError(f"parametrization is {config.parametrization!r}; allowed: {', '.join(PARAMETRIZATIONS)}.")
     PARAMETRIZATIONS[config.parametrization](torch.zeros(1, 1), update_settings(config))
-    if config.lr_scheduler == "piecewise_constant":
+    if config.schedule == "piecewise_constant":
         check_step_rules(config.lr_step_rules)
     stopping_rule(config)
 

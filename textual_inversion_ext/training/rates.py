@@ -61,17 +61,6 @@ def make_rates(config: TextualInversionConfig, totals: Sequence[int], row_concep
         world_size=world_size,
     )
     lengths = sorted(set(totals))
-    schedules = [
-        RowSchedule(
-            config.lr_scheduler,
-            base,
-            length,
-            config.lr_warmup_steps,
-            config.lr_num_cycles,
-            config.lr_power,
-            config.lr_step_rules,
-        )
-        for length in lengths
-    ]
+    schedules = [RowSchedule.of(config, base, length) for length in lengths]
     choice = torch.tensor([lengths.index(total) for total in totals], device=row_concept.device)[row_concept]
     return RowRates(schedules, choice)

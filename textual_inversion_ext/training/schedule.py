@@ -8,7 +8,7 @@ import torch
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
-from textual_inversion_ext.config import SchedulerName
+from textual_inversion_ext.config import SchedulerName, TextualInversionConfig
 from textual_inversion_ext.errors import ConfigError
 
 SCHEDULERS = get_args(SchedulerName)
@@ -55,6 +55,31 @@ class RowSchedule(nn.Module):
             check_step_rules(step_rules)
         table = _tabulate(name, base_lr, total_steps, warmup_steps, num_cycles, power, step_rules)
         self.register_buffer("table", table, persistent=False)
+
+    @classmethod
+    def of(cls, config: TextualInversionConfig, base_lr: float, total_steps: int) -> RowSchedule:
+        """Make the schedule that a run's settings ask for.
+
+        Args:
+            config: the run's settings.
+            base_lr: learning rate that the schedule multiplies.
+            total_steps: steps of one concept.
+
+        Returns:
+            The schedule.
+
+        Raises:
+            ConfigError: as for the class.
+        """
+        return cls(
+            config.schedule,
+            base_lr,
+            total_steps,
+            config.lr_warmup_steps,
+            config.lr_num_cycles,
+            config.lr_power,
+            config.lr_step_rules,
+        )
 
     def forward(self, age: Tensor) -> Tensor:
         """Look up learning rates.

@@ -151,12 +151,4 @@ def _make_schedule(config: TextualInversionConfig, name: str, steps: int, world_
         accumulation=config.gradient_accumulation_steps,
         world_size=world_size,
     )
-    return RowSchedule(
-        config.lr_scheduler,
-        base,
-        steps,
-        config.lr_warmup_steps,
-        config.lr_num_cycles,
-        config.lr_power,
-        config.lr_step_rules,
-    )
+    return RowSchedule.of(config, base, steps)

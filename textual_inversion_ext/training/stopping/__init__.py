@@ -52,12 +52,12 @@ def mention_traps(rule: StoppingRule, config: TextualInversionConfig, totals: Se
     """
     if not rule.patience:
         return
-    if config.lr_scheduler not in _CONSTANT:
+    if config.schedule not in _CONSTANT:
         logger.warning(
             "notice: --stopping %s beside --lr_scheduler %s: a decaying learning rate flattens the evaluation loss"
             " whatever was learned, so the stop follows the schedule. Use --lr_scheduler constant.",
             rule.name,
-            config.lr_scheduler,
+            config.schedule,
         )
     if max(totals, default=0) <= rule.patience:
         logger.warning(
