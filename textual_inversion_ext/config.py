@@ -110,7 +110,7 @@ class TextualInversionConfig:
         "When the 2nd, 3rd, ... vector joins: steps ('2000 4000', as in the paper) or shares of the run ('0.33 0.66').",
     )
     # How long, how much at once (all counted per concept)
-    train_batch_size: int = option(8, "Pictures of each concept per process and micro-batch.", least=1)
+    train_batch_size: int = option(4, "Pictures of each concept per process and micro-batch.", least=1)
     gradient_accumulation_steps: int = option(1, "Micro-batches per optimizer step.", least=1)
     max_train_steps: int | None = option(
         None, f"Optimizer steps per concept; default: from num_train_epochs, else {DEFAULT_STEPS}.", least=1
@@ -151,7 +151,7 @@ class TextualInversionConfig:
     ema_decay: float = option(
         0.0, "Save a moving average of the rows: 0.99 averages about 100 steps, 0 none.", least=0, below=1
     )
-    learning_rate: float = option(1e-2, "Learning rate after the warm-up.", above=0)
+    learning_rate: float = option(2e-2, "Learning rate after the warm-up.", above=0)
     scale_lr: bool = option(False, "Multiply learning_rate by accumulation steps, batch size and processes.")
     lr_scheduler: SchedulerChoice = option(
         "auto", "Shape of the learning rate over a row's own age; auto: cosine, but constant beside a stopping rule."

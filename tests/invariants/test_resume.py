@@ -101,7 +101,7 @@ def test_latest_without_a_checkpoint_starts_from_the_beginning(uninterrupted: Pa
 
 def test_other_settings_are_mentioned(uninterrupted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     session(tmp_path / "out", resume_from_checkpoint=str(uninterrupted / "checkpoint-3"), learning_rate=0.1).train()
-    assert "learning_rate was 0.01 and is now 0.1" in caplog.text
+    assert "learning_rate was 0.02 and is now 0.1" in caplog.text
 
 
 def from_pictures(out: Path, clip: Path, *callbacks: Callback, **settings: Any) -> None:

@@ -81,7 +81,8 @@ def test_accumulation_really_takes_small_batches(tmp_path: Path) -> None:
 
 
 def test_scale_lr_multiplies_by_the_samples_of_a_step(tmp_path: Path) -> None:
-    train(tmp_path / "out", scale_lr=True, learning_rate=1e-3, gradient_accumulation_steps=3, train_batch_size=2)
+    settings = {"learning_rate": 1e-3, "lr_scheduler": "constant", "train_batch_size": 2}
+    train(tmp_path / "out", scale_lr=True, gradient_accumulation_steps=3, **settings)
     assert read_step_log(tmp_path / "out" / "steps.jsonl")[-1]["lr"]["<tok>"] == pytest.approx(6e-3)
 
 

@@ -109,7 +109,8 @@ def test_old_checkpoints_go(tmp_path: Path) -> None:
 
 
 def test_the_step_log(tmp_path: Path) -> None:
-    train(tmp_path, spec(num_vectors=2), max_train_steps=5, logging_steps=2, learning_rate=0.25)
+    settings = {"max_train_steps": 5, "logging_steps": 2, "learning_rate": 0.25, "lr_scheduler": "constant"}
+    train(tmp_path, spec(num_vectors=2), **settings)
     entries = [json.loads(line) for line in (tmp_path / "out" / "steps.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in entries] == [2, 4, 5]
     for entry in entries:
