@@ -166,10 +166,10 @@ class Bench:
 
 
 def table(rows: list[Row]) -> str:
-    """Format the rows as a Markdown table, with the mean last."""
+    """Format the means over the seeds of each concept as a Markdown table, with the mean of all last."""
     names = list(rows[0].word_distances)
     head = (
-        "| concept | seed | caption | word | real | closed | text: caption | text: word | "
+        "| concept | seeds | caption | word | real | closed | text: caption | text: word | "
         + " | ".join(names)
         + " | norm | s |"
     )
@@ -195,7 +195,9 @@ def table(rows: list[Row]) -> str:
             + f" | {mean(lambda r: r.norm):.2f} | {mean(lambda r: r.seconds):.0f} |"
         )
 
-    lines += [cells([row], row.concept, str(row.seed)) for row in rows]
+    for concept in dict.fromkeys(row.concept for row in rows):
+        group = [row for row in rows if row.concept == concept]
+        lines.append(cells(group, concept, " ".join(str(row.seed) for row in group)))
     lines.append(cells(rows, "**mean**", "all"))
     return "\n".join(lines)
 
