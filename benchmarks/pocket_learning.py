@@ -27,8 +27,9 @@ from textual_inversion_ext import ConceptSpec, TextualInversionConfig, TextualIn
 from textual_inversion_ext.evaluation.backbones import load_image_text_backbone
 from textual_inversion_ext.evaluation.metrics import ClipImageMetric, Scored
 from textual_inversion_ext.pipelines.sampling import sample
-from textual_inversion_ext.pocket import OBJECTS, PocketConcept, load_pipeline, render_concept
+from textual_inversion_ext.pocket import OBJECTS, PocketConcept, load_pipeline
 from textual_inversion_ext.pocket.measure import SETTINGS, best_caption
+from textual_inversion_ext.pocket.renderer import render
 from textual_inversion_ext.pocket.specs import SubjectSpec
 
 CAPTION_SEEDS = tuple(range(100, 108))
@@ -60,6 +61,11 @@ class Row:
     true_distances: dict[str, float]
     norm: float
     seconds: float
+
+
+def pictures_of(concept: PocketConcept, count: int = 5, seed: int | None = None) -> list[Image.Image]:
+    """Render a concept, or a character as if it were one."""
+    return [render(picture) for picture in concept.pictures(count, seed=seed)]
 
 
 def truth_of(concept: PocketConcept) -> SubjectSpec:
@@ -104,7 +110,7 @@ class Bench:
 
     def baseline(self, concept: PocketConcept) -> dict[str, Any]:
         """Find and measure the best caption."""
-        references, subject = render_concept(concept.name), truth_of(concept)
+        references, subject = pictures_of(concept), truth_of(concept)
         caption = best_caption(self.pipeline, lambda made: self.likeness(made, references), subject, CAPTION_SEEDS)
         made = sample(self.pipeline, (), [f"a photo of {caption.phrase}"], SCORE_SEEDS, SETTINGS)[0]
         edits = sample(self.pipeline, (), [p.format(caption.phrase) for p in EDIT_PROMPTS], range(4), SETTINGS)
@@ -112,9 +118,7 @@ class Bench:
             "caption": caption.phrase,
             "caption_similarity": self.likeness(made, references),
             "caption_distances": identity_distances(self.reader, made, subject),
-            "true_distances": identity_distances(
-                self.reader, render_concept(concept.name, TRUE_PICTURES, seed=TRUE_SEED), subject
-            ),
+            "true_distances": identity_distances(self.reader, pictures_of(concept, TRUE_PICTURES, TRUE_SEED), subject),
             "caption_text": self.text_similarity(edits, concept.class_name),
             "reference_similarity": self.clip.bound(references).mean().item(),
         }
@@ -139,7 +143,7 @@ class Bench:
         Returns:
             What was measured.
         """
-        references = render_concept(concept.name)
+        references = pictures_of(concept)
         given = {"initializer": concept.class_name, "class_name": concept.class_name, **fields}
         spec = ConceptSpec(concept.placeholder_token, references, **given)
         with tempfile.TemporaryDirectory() as folder:

@@ -49,6 +49,7 @@ SHORT, LONG, IMAGE_ONLY, PROMPT_ONLY = "short caption", "long caption", "image o
 IMAGE, TEXT = "clip_image", "clip_text"
 DEFAULT_CONCEPTS = ("mochi", "rusty", "bruno", "pico", "latte", "bolt")
 STEPS, SAMPLES = 5000, 64  # the paper's
+DEFAULT_STEPS, DEFAULT_SAMPLES = 0.1, 16  # a share of the paper's, and pictures a prompt
 NEAR = 0.1  # "comparable": within this share of the way from "prompt only" to "image only"
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided"
@@ -61,6 +62,13 @@ class Size:
     concepts: tuple[str, ...]
     steps: float
     samples: int
+
+    def flags(self) -> str:
+        """What has to be typed for it, beside the folder."""
+        words = [] if self.concepts == DEFAULT_CONCEPTS else ["--concepts", *self.concepts]
+        words += [] if self.steps == DEFAULT_STEPS else ["--steps", f"{self.steps:g}"]
+        words += [] if self.samples == DEFAULT_SAMPLES else ["--samples", str(self.samples)]
+        return "".join(f" {word}" for word in words)
 
     def told(self) -> str:
         """Say it, beside what the paper does."""
@@ -257,9 +265,9 @@ def results(table: Table, size: Size) -> str:
     lines = [
         "# Gal et al. 2022, section 5.2, on the pocket world",
         "",
-        f"`python examples/reproduce_gal_section5.py`: {size.told()}. Cosines of the pocket CLIP; captions are written"
-        " from what the concepts truly look like. The pocket world is small: what fails here may hold for a real model,"
-        " and the other way round.",
+        f"`python examples/reproduce_gal_section5.py{size.flags()}`: {size.told()}. Cosines of the pocket CLIP; captions"
+        " are written from what the concepts truly look like. The pocket world is small: what fails here may hold for a"
+        " real model, and the other way round.",
         "",
         "![editability against reconstruction](RESULTS-gal.png)",
         "",
@@ -287,8 +295,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("gal"))
     parser.add_argument("--full", action="store_true", help="the paper's counts; takes days on a laptop")
     parser.add_argument("--concepts", nargs="+", choices=names, default=list(DEFAULT_CONCEPTS))
-    parser.add_argument("--steps", type=float, default=0.1, help="share of the paper's 5,000 steps")
-    parser.add_argument("--samples", type=int, default=16, help="pictures a prompt")
+    parser.add_argument("--steps", type=float, default=DEFAULT_STEPS, help="share of the paper's 5,000 steps")
+    parser.add_argument("--samples", type=int, default=DEFAULT_SAMPLES, help="pictures a prompt")
     flags = parser.parse_args(arguments)
     size = Size(tuple(flags.concepts), flags.steps, flags.samples)
     if flags.full:
