@@ -265,9 +265,9 @@ def results(table: Table, size: Size) -> str:
     lines = [
         "# Gal et al. 2022, section 5.2, on the pocket world",
         "",
-        f"`python examples/reproduce_gal_section5.py{size.flags()}`: {size.told()}. Cosines of the pocket CLIP; captions"
-        " are written from what the concepts truly look like. The pocket world is small: what fails here may hold for a"
-        " real model, and the other way round.",
+        f"`python examples/reproduce_gal_section5.py{size.flags()}`: {size.told()}. Cosines of the pocket CLIP;"
+        " captions are written from what the concepts truly look like. The pocket world is small: what fails here may hold"
+        " for a real model, and the other way round.",
         "",
         "![editability against reconstruction](RESULTS-gal.png)",
         "",
