@@ -266,8 +266,8 @@ def results(table: Table, size: Size) -> str:
         "# Gal et al. 2022, section 5.2, on the pocket world",
         "",
         f"`python examples/reproduce_gal_section5.py{size.flags()}`: {size.told()}. Cosines of the pocket CLIP;"
-        " captions are written from what the concepts truly look like. The pocket world is small: what fails here may hold"
-        " for a real model, and the other way round.",
+        " captions are written from what the concepts truly look like. The pocket world is small: what fails here may"
+        " hold for a real model, and the other way round.",
         "",
         "![editability against reconstruction](RESULTS-gal.png)",
         "",
