@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import sys
 from pathlib import Path
 
@@ -53,37 +54,34 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+def _build(folder: Path, *further: object) -> Path:
+    """A whole build of a few steps."""
+    arguments = ["--work_dir", folder / "work", "--output_dir", folder / "weights", "--pictures", "500"]
+    arguments += ["--workers", "1", "--device", "cpu", "--clip_steps", "2", "--vae_steps", "2", "--unet_steps", "2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["build", *map(str, [*arguments, *further])])
+        command.main()
+    return folder / "weights"
+
+
+def _contents(weights: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(weights)): path.read_bytes() for path in weights.rglob("*.safetensors")}
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole build of a few steps."""
+    """A build from scratch."""
     folder = tmp_path_factory.mktemp("build")
-    arguments = [
-        "--work_dir",
-        folder / "work",
-        "--output_dir",
-        folder / "weights",
-        "--pictures",
-        "500",
-        "--workers",
-        "1",
-    ]
-    arguments += [
-        "--device",
-        "cpu",
-        "--clip_steps",
-        "2",
-        "--vae_steps",
-        "2",
-        "--unet_steps",
-        "2",
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["build", *map(str, arguments)])
-        command.main()
-        first = {path.name: path.read_bytes() for path in (folder / "weights").rglob("*.safetensors")}
-        command.main()  # Everything is done already; the second call only exports again.
-        assert first == {path.name: path.read_bytes() for path in (folder / "weights").rglob("*.safetensors")}
+    first = _contents(_build(folder))
+    assert _contents(_build(folder)) == first  # everything is done already; the second call only exports again
     return folder / "weights"
+
+
+def test_a_build_can_go_on_from_another(built: Path, tmp_path: Path) -> None:
+    shutil.copytree(built.parent / "work", tmp_path / "work", ignore=shutil.ignore_patterns("*.safetensors"))
+    before, after = _contents(built), _contents(_build(tmp_path, "--start_from", built, "--clip_steps", "0"))
+    moved = {name for name in before if before[name] != after[name]}
+    assert moved == {"pipeline/unet/diffusion_pytorch_model.safetensors"}
 
 
 def test_the_export_loads_in_plain_diffusers(built: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -128,10 +127,11 @@ class FamilyAdapter(ABC):
             pixels: (B, 3, H, W) float32 in [-1, 1], on any device.
 
         Returns:
-            (B, 2C, h, w) float32 on the training device, mean and log-variance of the VAE posterior.
+            (B, 2C, h, w) float32 on the training device, mean and standard deviation of the VAE posterior.
         """
         vae = self.pipeline.vae
-        return vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.parameters.float()
+        posterior = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist
+        return torch.cat([posterior.mean, posterior.std], dim=1).float()
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> FamilyAdapter:
         """Move the networks to the training device.
@@ -345,8 +345,8 @@ class UNetAdapter(FamilyAdapter):
         Returns:
             (B, C, h, w) float32.
         """
-        posterior = DiagonalGaussianDistribution(moments)
-        return self._scaled(posterior.mean + posterior.std * noise)
+        mean, std = moments.chunk(2, dim=1)
+        return self._scaled(torch.addcmul(mean, std, noise))
 
     def text_to_image(self, size: tuple[int, int] | None) -> tuple[Any, dict[str, Any]]:
         """Paint whole pictures, with an inpainting model too; see the base class.

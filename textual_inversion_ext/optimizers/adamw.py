@@ -50,15 +50,16 @@ class RowAdamW(nn.Module):
             active: (N,) bool.
             age: (N,) int64, updates of each row, this one included.
         """
-        settings, on, lr = self.settings, active.unsqueeze(1), lr.unsqueeze(1)
+        settings, on, lr, age = self.settings, active.unsqueeze(1), lr.unsqueeze(1), age.unsqueeze(1).float()
         exp_avg = torch.lerp(self.exp_avg, grad, 1 - settings.beta1)
         exp_avg_sq = (self.exp_avg_sq * settings.beta2).addcmul(grad, grad, value=1 - settings.beta2)
         # An inactive row may be of age 0, whose correction is 0: its quotient is thrown away below.
-        denominator = (exp_avg_sq.sqrt() / bias_correction(settings.beta2, age).sqrt()).add_(settings.epsilon)
-        step = exp_avg / denominator * (lr / bias_correction(settings.beta1, age))
-        moved = (rows * (1 - lr * settings.weight_decay) if settings.weight_decay else rows) - step
+        denominator = (exp_avg_sq / bias_correction(settings.beta2, age)).sqrt_().add_(settings.epsilon)
+        shrunk = rows * (1 - lr * settings.weight_decay) if settings.weight_decay else rows
+        scaled = exp_avg * (lr / bias_correction(settings.beta1, age))
+        moved = torch.addcdiv(shrunk, scaled, denominator, value=-1)
         for state, value in ((self.exp_avg, exp_avg), (self.exp_avg_sq, exp_avg_sq), (rows, moved)):
-            state.copy_(torch.where(on, value, state))
+            torch.where(on, value, state, out=state)
 
 
 def bias_correction(beta: float, age: Tensor) -> Tensor:
@@ -68,9 +69,9 @@ def bias_correction(beta: float, age: Tensor) -> Tensor:
 
     Args:
         beta: decay of the moment.
-        age: (N,) int64.
+        age: float32, updates of each row.
 
     Returns:
-        (N, 1) float32.
+        float32 of the same shape.
     """
-    return -torch.expm1(age.float().unsqueeze(1) * math.log(beta)) if beta else torch.ones_like(age.float()[:, None])
+    return torch.expm1(age * math.log(beta)).neg_() if beta else torch.ones_like(age)

@@ -95,7 +95,7 @@ class DirectionalRows(Parametrization):
         slope = slope - (slope * self.direction).sum(1, keepdim=True) * self.direction
         second_moment = beta * self.second_moment + (1 - beta) * slope.square().sum(1)
         # An inactive row may be of age 0, whose correction is 0: its quotient is thrown away below.
-        root = (second_moment / bias_correction(beta, self.age).squeeze(1)).sqrt()
+        root = (second_moment / bias_correction(beta, self.age.float())).sqrt()
         step = lr / (root + self.settings.epsilon)
         direction = F.normalize(self.direction - step.unsqueeze(1) * slope, dim=1)
         self.direction.copy_(torch.where(on, direction, self.direction))

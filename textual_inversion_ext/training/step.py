@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from textual_inversion_ext.training.penalties import Penalties
 from textual_inversion_ext.training.pivotal.networks import PivotalNetworks
 from textual_inversion_ext.training.precision import LossScale
 
-MOST_SETS = 32  # sets of concepts whose positions are remembered
+MOST_SETS = 32  # sets of concepts whose places are remembered
 
 _SWITCHED = ("averages.", "penalties.")
 
@@ -83,7 +83,7 @@ class TrainingStep(nn.Module):
         self.networks = networks
         self.penalties = penalties
         self.max_grad_norm = max_grad_norm
-        self._positions: dict[tuple[int, ...], Tensor] = {}
+        self._known_places: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         num_concepts = len(resident.tokens)
         self.loss_scale = LossScale(num_concepts, enabled=loss_scaling)
         self.register_buffer("clock", torch.zeros(num_concepts, dtype=torch.int64))
@@ -182,7 +182,6 @@ class TrainingStep(nn.Module):
             # Pictures of several shapes make several forward passes of one micro-batch.
             passes = sum(draws.concepts[0] in other.concepts for other in micro_batches)
             of_all.index_add_(0, self._index(draws.concepts), self._micro_batch(draws, rows, passes))
-        losses = of_all[self._index(concepts)]
         if self.penalties is not None:
             self._penalize(self.penalties, self._index(concepts), rows)
         # A leaf that no prompt used has no gradient; that of an unused row is zero.
@@ -190,8 +189,8 @@ class TrainingStep(nn.Module):
         if self.networks is not None:
             grads |= self.networks.grads(step)
         if self.reduce is not None:
-            grads, losses = _summed(self.reduce, grads, losses)
-        return self._update(concepts, grads, losses, lr, active)
+            grads, of_all = _summed(self.reduce, grads, of_all)
+        return self._update(concepts, grads, of_all, lr, active)
 
     @torch.no_grad()
     def evaluate(self, draws: Draws, rows: Mapping[str, Tensor]) -> Tensor:
@@ -265,42 +264,28 @@ class TrainingStep(nn.Module):
             concepts: the S concepts of the step.
             grads: encoder key -> (N, dim) float32, and LoRA component -> (1, P) float32; still multiplied by the loss
                 scale.
-            losses: (S,) float32.
+            losses: (C,) float32, anything finite for concepts that are not in the step.
             lr: (N,) float32.
             active: (N,) bool.
 
         Returns:
             The log.
         """
-        index = self._index(concepts)
-        nowhere = torch.zeros_like(self.first_bad_step, dtype=torch.bool)
-        present = nowhere.index_fill(0, index, True)
-        loss_bad = nowhere.scatter(0, index, ~losses.isfinite())
+        index, present = self._index(concepts), self._present(concepts)
         unscaled = {key: self.loss_scale.unscaled(grads[key], self.row_concept) for key in self._by_key}
         lora = {key: self.loss_scale.unscaled(grad, index) for key, grad in grads.items() if key not in unscaled}
-        row_bad = torch.stack([~grad.isfinite().all(1) for grad in unscaled.values()]).any(0)
-        grad_bad = (self.membership & row_bad).any(1) & present
+        good_loss, good_grad = losses.isfinite(), self._all_finite(unscaled.values())
         for grad in lora.values():  # of the only concept: it moves with its LoRA, or neither does
-            grad_bad |= ~grad.isfinite().all(1)
-        hopeless = self.loss_scale.update(present, grad_bad & ~loss_bad)
-        held_back = loss_bad | grad_bad
+            good_grad = good_grad & grad.isfinite().all(1)
+        sound, alive = present & good_loss & good_grad, self.first_bad_step < 0
+        wrong = present & ~good_loss | self.loss_scale.update(present, present & good_loss & ~good_grad)
+        moving = sound & alive
         self.clock.add_(present)
-        self._mark(loss_bad | hopeless)
-        moving = present & ~held_back & (self.first_bad_step < 0)
-        overflown = self._move(unscaled, lr, active & moving[self.row_concept])
+        wrong |= self._move(unscaled, lr, active & moving[self.row_concept])
         if self.networks is not None:
-            overflown |= ~self.networks.update(lora, moving)
-        self._mark(overflown)
-        return StepLog(concepts, losses, ~held_back[index])
-
-    def _mark(self, wrong: Tensor) -> None:
-        """Remember concepts that diverge in this step, unless they have before.
-
-        Args:
-            wrong: (C,) bool.
-        """
-        first = wrong & (self.first_bad_step < 0)
-        self.first_bad_step.copy_(torch.where(first, self.clock, self.first_bad_step))
+            wrong |= ~self.networks.update(lora, moving)
+        torch.where(alive & wrong, self.clock, self.first_bad_step, out=self.first_bad_step)
+        return StepLog(concepts, losses[index], sound[index])
 
     def _move(self, grads: Mapping[str, Tensor], lr: Tensor, allowed: Tensor) -> Tensor:
         """Move rows, all of a concept or none: at an absurd learning rate a finite gradient leads beyond float32.
@@ -318,17 +303,29 @@ class TrainingStep(nn.Module):
         for key, parametrization in self._by_key.items():
             grad = grads[key] if self.max_grad_norm is None else clip_rows(grads[key], self.max_grad_norm)
             parametrization.update(grad, lr, allowed)
-        finite = torch.stack([rows.isfinite().all(1) for rows in self.rows().values()]).all(0)
-        overflown = (self.membership & ~finite).any(1)
-        stays = overflown[self.row_concept]
+        good = self._all_finite(self.rows().values())
+        keeps = good[self.row_concept]
         for buffer, old in zip(state, before, strict=True):
-            buffer.copy_(torch.where(stays.view(-1, *(1,) * (buffer.dim() - 1)), old, buffer))
+            torch.where(keeps.view(-1, *(1,) * (buffer.dim() - 1)), buffer, old, out=buffer)
         if self.averages is not None:
-            self.averages.update(self.rows(), self.age, allowed & ~stays)
-        return overflown
+            self.averages.update(self.rows(), self.age, allowed & keeps)
+        return ~good
+
+    def _all_finite(self, of_rows: Iterable[Tensor]) -> Tensor:
+        """Which concepts have finite numbers only.
+
+        Args:
+            of_rows: (N, dim) float32 each, one for every encoder.
+
+        Returns:
+            (C,) bool.
+        """
+        # Zero times a number is zero unless it is infinite or none: one sum instead of four passes of isfinite().
+        zeros = [(numbers * 0).sum(1) for numbers in of_rows]
+        return (self.membership <= (sum(zeros[1:], zeros[0]) == 0)).all(1)  # being a concept's row implies being finite
 
     def _index(self, concepts: tuple[int, ...]) -> Tensor:
-        """Positions of concepts as a tensor, put together on the device: a copy from the host would wait for it.
+        """Positions of concepts.
 
         Args:
             concepts: the S concepts of a step.
@@ -336,11 +333,34 @@ class TrainingStep(nn.Module):
         Returns:
             (S,) int64 on the training device.
         """
-        if concepts not in self._positions:
-            self._positions = dict(list(self._positions.items())[-MOST_SETS:])
+        return self._places(concepts)[0]
+
+    def _present(self, concepts: tuple[int, ...]) -> Tensor:
+        """Which of all concepts are among some.
+
+        Args:
+            concepts: the S concepts of a step.
+
+        Returns:
+            (C,) bool on the training device.
+        """
+        return self._places(concepts)[1]
+
+    def _places(self, concepts: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Positions and mask of concepts, put together on the device: a copy from the host would wait for it.
+
+        Args:
+            concepts: the S concepts of a step.
+
+        Returns:
+            (S,) int64 and (C,) bool on the training device.
+        """
+        if concepts not in self._known_places:
+            self._known_places = dict(list(self._known_places.items())[-MOST_SETS:])
             ids = self.resident.concept_ids
-            self._positions[concepts] = torch.cat([ids[place : place + 1] for place in concepts])
-        return self._positions[concepts]
+            index = torch.cat([ids[place : place + 1] for place in concepts])
+            self._known_places[concepts] = index, torch.zeros_like(ids, dtype=torch.bool).index_fill(0, index, True)
+        return self._known_places[concepts]
 
 
 def _concepts_of(micro_batches: Sequence[Draws]) -> tuple[int, ...]:
