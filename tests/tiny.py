@@ -219,6 +219,7 @@ def tiny_run(
         flip_p=config.flip_p,
         activation=plan.activation,
         stratified=config.timestep_sampling == "stratified",
+        timestep_bias=config.timestep_bias,
         noise_offset=config.noise_offset,
     )
     rows = make_parametrizations(config, adapter, initial, resident.device)

@@ -188,6 +188,9 @@ class TextualInversionConfig:
     # What is minimised
     snr_gamma: float | None = option(None, "Gamma of min-SNR weighting of the loss (5 in its paper).", above=0)
     timestep_sampling: TimestepSampling = option("stratified", "stratified spreads the timesteps of each batch evenly.")
+    timestep_bias: float = option(
+        2.0, "Draw noisy timesteps more often: with a density of t to this power; 0 draws all alike.", least=0
+    )
     noise_offset: float = option(0.0, "Scale of added noise that is constant over each channel of a picture.", least=0)
     initial_l2_weight: float = option(0.0, "Weight of the squared distance of each row to its first value.", least=0)
     norm_pull_weight: float = option(0.0, "Weight of the pull of norms towards the vocabulary's mean norm.", least=0)

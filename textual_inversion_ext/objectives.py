@@ -112,7 +112,7 @@ class DiffusionObjective:
         """Timesteps for uniform numbers.
 
         Args:
-            u: (B,) float32 in [0, 1).
+            u: (B,) float32 in [0, 1]; 1 is the noisiest.
 
         Returns:
             (B,) int64 in [0, T), uniform.

@@ -47,7 +47,7 @@ class Recipe:
 
 
 # What our own defaults do otherwise.
-_STEADY = {"lr_scheduler": "constant", "timestep_sampling": "uniform"}
+_STEADY = {"lr_scheduler": "constant", "timestep_sampling": "uniform", "timestep_bias": 0.0}
 # Gal et al. 2022, appendix C and the released code: 2 GPUs x 4 pictures, 0.005 x 8 = 0.04, torch's AdamW with its own
 # weight decay, pictures squashed to the square and mirrored half of the time.
 _GAL = {

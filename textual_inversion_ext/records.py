@@ -52,7 +52,7 @@ class Draws:
         concept: (B,) int64, position of the sample's concept in the resident set.
         image: (B,) int64, entry of the bucket's latents (other cuts and flipped entries included).
         prompt: (B,) int64, entry of the resident set's prompt ids.
-        u: (B,) float32 in [0, 1), becomes a timestep.
+        u: (B,) float32 in [0, 1], becomes a timestep.
         posterior_noise: (B, C, h, w) float32, standard normal, for sampling the VAE posterior.
         noise: (B, C, h, w) float32, standard normal, what the denoiser has to find.
         concepts: the S distinct concepts, in the order of the samples (host integers); ``concept`` repeats them.

@@ -23,8 +23,9 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 PENALTIES = {name: {f"{name}_weight": 0.1} for name in REGULARIZERS}
 OTHERS: dict[str, dict[str, Any]] = {
-    "min-snr": {"snr_gamma": 1.0},
+    "min-snr": {"snr_gamma": 0.05},
     "uniform": {"timestep_sampling": "uniform"},
+    "unbiased": {"timestep_bias": 0.0},
     "noise-offset": {"noise_offset": 0.1},
     "clipped": {"max_grad_norm": 1e-3},
     "averaged": {"ema_decay": 0.8},
@@ -178,12 +179,26 @@ def test_the_average_lies_behind_the_rows() -> None:
 
 
 def test_stratified_timesteps_fill_the_schedule_evenly() -> None:
-    (draws,) = run_of({"timestep_sampling": "stratified"}, batch_size=10).draws.draw((0,), (3,))
-    (uniform,) = run_of({"timestep_sampling": "uniform"}, batch_size=10).draws.draw((0,), (3,))
+    alike = {"timestep_bias": 0.0}
+    (draws,) = run_of({"timestep_sampling": "stratified", **alike}, batch_size=10).draws.draw((0,), (3,))
+    (uniform,) = run_of({"timestep_sampling": "uniform", **alike}, batch_size=10).draws.draw((0,), (3,))
     strata = (draws.u * 10).long()
     assert sorted(strata.tolist()) == list(range(10))
     torch.testing.assert_close(draws.u, (strata + uniform.u) / 10)
     assert torch.equal(draws.noise, uniform.noise) and torch.equal(draws.image, uniform.image)
+
+
+def test_noisy_timesteps_are_drawn_as_often_as_asked() -> None:
+    (alike,) = run_of({"timestep_bias": 0.0}, batch_size=1000).draws.draw((0,), (3,))
+    for bias in (0.5, 2.0):
+        source = run_of({"timestep_bias": bias}, batch_size=1000).draws
+        (draws,) = source.draw((0,), (3,))
+        torch.testing.assert_close(draws.u, alike.u ** (1 / (1 + bias)))
+        share = (draws.u < 0.5).float().mean().item()  # the integral of the density up to one half
+        assert share == pytest.approx(0.5 ** (1 + bias), abs=2e-3) and 0 <= draws.u.min() and draws.u.max() <= 1
+        assert torch.equal(draws.noise, alike.noise) and torch.equal(draws.image, alike.image)
+        # The evaluation batch asks the same of every run.
+        assert torch.equal(source.fixed(0, 4).u, run_of({}).draws.fixed(0, 4).u)
 
 
 def test_noise_offset_is_one_number_a_channel() -> None:

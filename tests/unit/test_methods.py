@@ -23,6 +23,7 @@ METHOD = {
     "lr_step_rules": "1:2,0.5",
     "snr_gamma": 5,
     "timestep_sampling": "stratified",
+    "timestep_bias": 1,
     "noise_offset": 0.05,
     "max_grad_norm": 1,
     "ema_decay": 0.9,

@@ -21,7 +21,7 @@ __all__ = ["training_of"]
 _TOLD = (
     ("parametrization", "optimizer", "learning_rate", "scale_lr", "lr_scheduler", "train_batch_size")
     + ("gradient_accumulation_steps", "resolution", "crop", "flip_p", "captions", "snr_gamma", "timestep_sampling")
-    + ("initialization", "stopping", "keep", "lora_rank", "mixed_precision", "seed")
+    + ("timestep_bias", "initialization", "stopping", "keep", "lora_rank", "mixed_precision", "seed")
 )
 # Settings that belong to the model and the machine: a recipe stays what it is with any of them.
 _NO_RECIPE_S = ("seed", "resolution", "mixed_precision", "allow_tf32", "gradient_checkpointing")

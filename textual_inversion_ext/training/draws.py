@@ -59,6 +59,7 @@ class DrawSource:
         activation: when vectors become active; None for all from the first step.
         stratified: spread the timesteps of each concept's global batch evenly: one in each of as many equal intervals.
             Every timestep stays as likely as before, and the loss of a batch varies less.
+        timestep_bias: draw timesteps with a density proportional to their power of this; 0 draws all alike.
         noise_offset: scale of a normal number that is added to all of a channel's noise.
 
     Source:
@@ -77,6 +78,7 @@ class DrawSource:
         flip_p: float = 0.0,
         activation: Activation | None = None,
         stratified: bool = False,
+        timestep_bias: float = 0.0,
         noise_offset: float = 0.0,
     ) -> None:
         self.resident = resident
@@ -88,6 +90,7 @@ class DrawSource:
         self.flip_p = flip_p
         self.activation = activation
         self.stratified = stratified
+        self.timestep_bias = timestep_bias
         self.noise_offset = noise_offset
         self._generator = torch.Generator(device=resident.device)
         self._visits = Visits(resident, seed)
@@ -169,6 +172,7 @@ class DrawSource:
         self._generator.manual_seed(seed_for(self.seed, self.resident.tokens[concept], "step", step))
         uniform = torch.rand(3, count, generator=self._generator, device=device)
         noises = torch.randn(2, count, *bucket.latent_shape, generator=self._generator, device=device)
+        u = self._biased(self._spread(uniform[0]))
         image = self._visits.images(concept, place, turn * count, count)
         first = bucket.prompt_start[image] + self._prompts_before(concept, step)
         prompt = first + (uniform[1] * bucket.prompt_count[image]).long()
@@ -178,15 +182,12 @@ class DrawSource:
             image = image + (chosen * bucket.num_crops).long() * bucket.num_images
         if bucket.has_flips and self.flip_p > 0:
             image = image + (uniform[2] < self.flip_p) * (bucket.num_images * bucket.num_crops)
-        u, noises = self._spread(concept, step, uniform[0]), self._offset(concept, step, noises)
-        return _Drawn(place, image, prompt, u, noises)
+        return _Drawn(place, image, prompt, u, self._offset(concept, step, noises))
 
-    def _spread(self, concept: int, step: int, u: Tensor) -> Tensor:
+    def _spread(self, u: Tensor) -> Tensor:
         """Put the uniform numbers of a global batch into as many equal intervals, one in each, in random order.
 
         Args:
-            concept: position in the resident set.
-            step: steps it has done.
             u: (G,) float32 in [0, 1).
 
         Returns:
@@ -194,9 +195,20 @@ class DrawSource:
         """
         if not self.stratified:
             return u
-        self._generator.manual_seed(seed_for(self.seed, self.resident.tokens[concept], "strata", step))
+        # Of the generator as it stands after the noises: other settings that draw seed it anew, so they change nothing.
         strata = torch.randperm(len(u), generator=self._generator, device=u.device)
         return (strata + u) / len(u)
+
+    def _biased(self, u: Tensor) -> Tensor:
+        """Move uniform numbers towards 1, the noisiest timestep: what a word means is decided there.
+
+        Args:
+            u: (G,) float32 in [0, 1), uniform.
+
+        Returns:
+            (G,) float32 in [0, 1] with the density ``(1 + timestep_bias) * u ** timestep_bias``.
+        """
+        return u ** (1 / (1 + self.timestep_bias)) if self.timestep_bias else u
 
     def _offset(self, concept: int, step: int, noises: Tensor) -> Tensor:
         """Add to all of a channel's noise the same normal number.

@@ -195,6 +195,7 @@ def build_workshop(
         flip_p=config.flip_p,
         activation=plan.activation,
         stratified=config.timestep_sampling == "stratified",
+        timestep_bias=config.timestep_bias,
         noise_offset=config.noise_offset,
     )
     step = _make_step(config, concepts, adapter, resident, encoders, initial, plan, processes)
