@@ -1,9 +1,10 @@
-"""What could a word reach at best? Names that the pocket denoiser was trained on, measured like learned words.
+"""How well does the pocket denoiser know names? Those that it was trained on, measured like learned words.
 
     python -m benchmarks.pocket_names
 
-A learned word can hardly mean an identity better than the names that the frozen model grew up with. Where these stay
-below the best caption, the denoiser is what has to be trained longer, not the word.
+Names get their rows from CLIP, which only has to tell them apart; a learned word gets its row from the denoiser itself.
+So a word may come nearer to its identity than these names do to theirs: they say what the denoiser has made of CLIP's
+rows so far, not what a word could reach at best.
 """
 
 from __future__ import annotations

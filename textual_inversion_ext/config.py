@@ -151,7 +151,7 @@ class TextualInversionConfig:
     ema_decay: float = option(
         0.0, "Save a moving average of the rows: 0.99 averages about 100 steps, 0 none.", least=0, below=1
     )
-    learning_rate: float = option(2e-2, "Learning rate after the warm-up.", above=0)
+    learning_rate: float = option(1e-2, "Learning rate after the warm-up.", above=0)
     scale_lr: bool = option(False, "Multiply learning_rate by accumulation steps, batch size and processes.")
     lr_scheduler: SchedulerChoice = option(
         "auto", "Shape of the learning rate over a row's own age; auto: cosine, but constant beside a stopping rule."

@@ -111,10 +111,7 @@ RECIPES: dict[str, Recipe] = {
             "crop": "random",
         },
     ),
-    "fast": Recipe(
-        "Ours: half of the default's steps.",
-        {"learning_rate": 2e-2, "train_batch_size": 4, "max_train_steps": 250},
-    ),
+    "fast": Recipe("Ours: half of the default's steps.", {"max_train_steps": 250}),
 }
 """Every recipe by its name."""
 

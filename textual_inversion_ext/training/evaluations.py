@@ -29,9 +29,8 @@ class Evaluations:
     A concept is evaluated whenever it has done a multiple of ``eval_steps`` steps, and after its last one, on a batch
     that is always the same (``DrawSource.fixed``), with the step's own prediction and loss (regularizers left out).
     Evaluating draws from no generator that training uses and changes no row, bit for bit. Reading the losses makes the
-    host wait for the device, as the log does. With the built-in model on one CPU core, batches of 8
-    and evaluations of 4, an evaluation takes 0.4 of a step; larger denoisers come nearer to the 4 of 24 forward passes
-    that it is.
+    host wait for the device, as the log does. An evaluation is a forward pass of as many samples as it has,
+    a third of what a step costs them.
 
     With ``progressive_steps`` a word of fewer vectors is another word: the best rows are sought, and the rules look at
     losses, since the latest vector joined, and no concept stops before all its vectors have.
