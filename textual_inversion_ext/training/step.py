@@ -188,7 +188,7 @@ class TrainingStep(RowState):
         Returns:
             The log.
         """
-        index, present = self._index(concepts), self._present(concepts)
+        index, present = self._places(concepts)
         unscaled = {key: self.loss_scale.unscaled(grads[key], self.row_concept) for key in self._by_key}
         lora = {key: self.loss_scale.unscaled(grad, index) for key, grad in grads.items() if key not in unscaled}
         good_loss, good_grad = losses.isfinite(), self._all_finite(unscaled.values())
@@ -214,17 +214,6 @@ class TrainingStep(RowState):
             (S,) int64 on the training device.
         """
         return self._places(concepts)[0]
-
-    def _present(self, concepts: tuple[int, ...]) -> Tensor:
-        """Which of all concepts are among some.
-
-        Args:
-            concepts: the S concepts of a step.
-
-        Returns:
-            (C,) bool on the training device.
-        """
-        return self._places(concepts)[1]
 
     def _places(self, concepts: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Positions and mask of concepts, put together on the device: a copy from the host would wait for it.
