@@ -185,19 +185,6 @@ def build_workshop(
     _rehearse_saving(concepts, initial, plan.rows)
     resident = build_resident_set(adapter, concepts, samples, encoders, config, plan.activation.levels)
     adapter.release_vae()
-    draws = DrawSource(
-        resident,
-        seed=config.seed,
-        batch_size=config.train_batch_size,
-        accumulation=config.gradient_accumulation_steps,
-        world_size=processes.world_size,
-        rank=processes.rank,
-        flip_p=config.flip_p,
-        activation=plan.activation,
-        stratified=config.timestep_sampling == "stratified",
-        timestep_bias=config.timestep_bias,
-        noise_offset=config.noise_offset,
-    )
     step = _make_step(config, concepts, adapter, resident, encoders, initial, plan, processes)
     # One schedule for each row: that of a vector that joins later ends with the run as well.
     each = torch.arange(len(plan.row_steps), device=resident.device)
@@ -205,7 +192,7 @@ def build_workshop(
     own = [[sample for sample in samples if sample.concept == place] for place in range(len(concepts))]
     return Workshop(
         adapter=adapter,
-        draws=draws,
+        draws=_make_draws(config, resident, plan, processes),
         step=step,
         rates=rates,
         totals=plan.totals,
@@ -262,6 +249,33 @@ def _hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU ({platform.machine()}), threads: {torch.get_num_threads()}" if device.type == "cpu" else device.type
+
+
+def _make_draws(config: TextualInversionConfig, resident: ResidentSet, plan: Plan, processes: Processes) -> DrawSource:
+    """The source of a run's randomness.
+
+    Args:
+        config: The run's settings.
+        resident: The training set.
+        plan: When vectors become active.
+        processes: The processes that share a step.
+
+    Returns:
+        The source.
+    """
+    return DrawSource(
+        resident,
+        seed=config.seed,
+        batch_size=config.train_batch_size,
+        accumulation=config.gradient_accumulation_steps,
+        world_size=processes.world_size,
+        rank=processes.rank,
+        flip_p=config.flip_p,
+        activation=plan.activation,
+        stratified=config.timestep_sampling == "stratified",
+        timestep_bias=config.timestep_bias,
+        noise_offset=config.noise_offset,
+    )
 
 
 def _make_step(
