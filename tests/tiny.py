@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from textual_inversion_ext.initializers import InitializerContext, initial_rows
 from textual_inversion_ext.parametrizations import FreeRows, UpdateSettings
 from textual_inversion_ext.records import StepLog
 from textual_inversion_ext.row_layout import prompt_encoders
-from textual_inversion_ext.training.draws import DrawSource
+from textual_inversion_ext.training.draws import DrawSource, make_draws
 from textual_inversion_ext.training.image_words import with_image_rows
 from textual_inversion_ext.training.methods import make_parametrizations
 from textual_inversion_ext.training.penalties import make_penalties
@@ -209,19 +209,8 @@ def tiny_run(
     context = InitializerContext()
     initial = {slot.key: torch.cat([initial_rows(spec, slot, context) for spec in specs]) for slot in adapter.slots}
     initial = with_image_rows(initial, adapter.slots, specs, plan.image_counts)
-    draws = DrawSource(
-        resident,
-        seed=0,
-        batch_size=batch_size,
-        accumulation=accumulation,
-        world_size=world_size,
-        rank=rank,
-        flip_p=config.flip_p,
-        activation=plan.activation,
-        stratified=config.timestep_sampling == "stratified",
-        timestep_bias=config.timestep_bias,
-        noise_offset=config.noise_offset,
-    )
+    drawn = replace(config, seed=0, train_batch_size=batch_size, gradient_accumulation_steps=accumulation)
+    draws = make_draws(drawn, resident, plan.activation, world_size, rank)
     rows = make_parametrizations(config, adapter, initial, resident.device)
     if settings is not None:
         rows = {key: FreeRows(first, settings) for key, first in initial.items()}

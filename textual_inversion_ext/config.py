@@ -202,7 +202,7 @@ class TextualInversionConfig:
     )
     # When to stop, and which rows to keep (all judged for each concept by itself)
     eval_steps: int = option(
-        10, "Steps between two evaluations on a fixed batch (4% of the time or less); 0 switches them off.", least=0
+        10, "Steps between two evaluations on a fixed batch (5% of the time by default); 0 switches them off.", least=0
     )
     eval_batch_size: int = option(4, "Samples of each concept in its evaluation batch.", least=1, most=1000)
     keep: Literal["last", "best"] = option(

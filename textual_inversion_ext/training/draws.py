@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.data.resident import ResidentSet
 from textual_inversion_ext.data.seeds import seed_for
 from textual_inversion_ext.records import Draws
 from textual_inversion_ext.training.activation import Activation
 from textual_inversion_ext.training.visits import Visits
 
-__all__ = ["DrawSource"]
+__all__ = ["DrawSource", "make_draws"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,3 +271,33 @@ class DrawSource:
             concepts=concepts,
             bucket=drawn[0].bucket,
         )
+
+
+def make_draws(
+    config: TextualInversionConfig, resident: ResidentSet, activation: Activation, world_size: int, rank: int
+) -> DrawSource:
+    """The randomness that a run's settings ask for.
+
+    Args:
+        config: seed, batches, flips, timesteps and noise.
+        resident: the training set.
+        activation: when vectors become active.
+        world_size: processes that share a step.
+        rank: this process.
+
+    Returns:
+        The source.
+    """
+    return DrawSource(
+        resident,
+        seed=config.seed,
+        batch_size=config.train_batch_size,
+        accumulation=config.gradient_accumulation_steps,
+        world_size=world_size,
+        rank=rank,
+        flip_p=config.flip_p,
+        activation=activation,
+        stratified=config.timestep_sampling == "stratified",
+        timestep_bias=config.timestep_bias,
+        noise_offset=config.noise_offset,
+    )

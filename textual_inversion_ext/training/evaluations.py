@@ -29,8 +29,8 @@ class Evaluations:
     A concept is evaluated whenever it has done a multiple of ``eval_steps`` steps, and after its last one, on a batch
     that is always the same (``DrawSource.fixed``), with the step's own prediction and loss (regularizers left out).
     Evaluating draws from no generator that training uses and changes no row, bit for bit. Reading the losses makes the
-    host wait for the device, as the log does. An evaluation is a forward pass of as many samples as it has,
-    a third of what a step costs them.
+    host wait for the device, as the log does. An evaluation is a forward pass without a backward pass: half of a
+    step of as many samples, on the built-in model and a CPU.
 
     With ``progressive_steps`` a word of fewer vectors is another word: the best rows are sought, and the rules look at
     losses, since the latest vector joined, and no concept stops before all its vectors have.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from textual_inversion_ext.parametrizations.base import Parametrization
 from textual_inversion_ext.training.averages import RowAverages, clip_rows
 from textual_inversion_ext.training.precision import LossScale
-
-_SWITCHED = ("averages.", "penalties.")
 
 
 class RowState(nn.Module):
@@ -33,7 +31,10 @@ class RowState(nn.Module):
     Attributes:
         clock: (C,) int64, steps each concept has been in.
         first_bad_step: (C,) int64, step of its own at which the concept diverged; -1 for never.
+        switched: beginnings of the names in ``state_dict()`` that a session may add or leave out.
     """
+
+    switched: ClassVar[tuple[str, ...]] = ("averages.",)
 
     clock: Tensor
     first_bad_step: Tensor
@@ -122,8 +123,10 @@ class RowState(nn.Module):
             Names that were missing or too many, as for every module.
         """
         own = self.state_dict()
-        needed = {name: value for name, value in state_dict.items() if name in own or not name.startswith(_SWITCHED)}
-        missing = {name: own[name] for name in own.keys() - needed.keys() if name.startswith(_SWITCHED)}
+        needed = {
+            name: value for name, value in state_dict.items() if name in own or not name.startswith(self.switched)
+        }
+        missing = {name: own[name] for name in own.keys() - needed.keys() if name.startswith(self.switched)}
         result = super().load_state_dict({**needed, **missing}, strict, assign)
         if self.averages is not None and any(name.startswith("averages.") for name in missing):
             self.averages.restart(self.rows())

@@ -33,7 +33,7 @@ from textual_inversion_ext.pipelines.loading import load_pipeline
 from textual_inversion_ext.row_layout import prompt_encoders
 from textual_inversion_ext.tokens import PromptEncoder
 from textual_inversion_ext.training.activation import Activation
-from textual_inversion_ext.training.draws import DrawSource
+from textual_inversion_ext.training.draws import DrawSource, make_draws
 from textual_inversion_ext.training.image_words import with_image_rows
 from textual_inversion_ext.training.methods import make_parametrizations
 from textual_inversion_ext.training.penalties import make_penalties
@@ -192,7 +192,7 @@ def build_workshop(
     own = [[sample for sample in samples if sample.concept == place] for place in range(len(concepts))]
     return Workshop(
         adapter=adapter,
-        draws=_make_draws(config, resident, plan, processes),
+        draws=make_draws(config, resident, plan.activation, processes.world_size, processes.rank),
         step=step,
         rates=rates,
         totals=plan.totals,
@@ -249,33 +249,6 @@ def _hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU ({platform.machine()}), threads: {torch.get_num_threads()}" if device.type == "cpu" else device.type
-
-
-def _make_draws(config: TextualInversionConfig, resident: ResidentSet, plan: Plan, processes: Processes) -> DrawSource:
-    """The source of a run's randomness.
-
-    Args:
-        config: The run's settings.
-        resident: The training set.
-        plan: When vectors become active.
-        processes: The processes that share a step.
-
-    Returns:
-        The source.
-    """
-    return DrawSource(
-        resident,
-        seed=config.seed,
-        batch_size=config.train_batch_size,
-        accumulation=config.gradient_accumulation_steps,
-        world_size=processes.world_size,
-        rank=processes.rank,
-        flip_p=config.flip_p,
-        activation=plan.activation,
-        stratified=config.timestep_sampling == "stratified",
-        timestep_bias=config.timestep_bias,
-        noise_offset=config.noise_offset,
-    )
 
 
 def _make_step(

@@ -42,6 +42,8 @@ class TrainingStep(RowState):
         ema_decay: decay of the moving average of the rows, which is then what is exported; 0 for none.
     """
 
+    switched = (*RowState.switched, "penalties.")
+
     def __init__(
         self,
         adapter: FamilyAdapter,
@@ -73,7 +75,7 @@ class TrainingStep(RowState):
         self.networks = networks
         self.penalties = penalties
         self._known_places: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
-        self.to(resident.device)
+        self.to(resident.device)  # the LoRA and the regularizers too
 
     def forward(self, micro_batches: Sequence[Draws], lr: Tensor, active: Tensor, step: int) -> StepLog:
         """Do one optimizer step; nothing in it synchronises the host.
@@ -191,11 +193,11 @@ class TrainingStep(RowState):
         index, present = self._places(concepts)
         unscaled = {key: self.loss_scale.unscaled(grads[key], self.row_concept) for key in self._by_key}
         lora = {key: self.loss_scale.unscaled(grad, index) for key, grad in grads.items() if key not in unscaled}
-        good_loss, good_grad = losses.isfinite(), self._all_finite(unscaled.values())
+        scored, good_grad = present & losses.isfinite(), self._all_finite(unscaled.values())
         for grad in lora.values():  # of the only concept: it moves with its LoRA, or neither does
             good_grad = good_grad & grad.isfinite().all(1)
-        sound, alive = present & good_loss & good_grad, self.first_bad_step < 0
-        wrong = present & ~good_loss | self.loss_scale.update(present, present & good_loss & ~good_grad)
+        sound, alive = scored & good_grad, self.first_bad_step < 0
+        wrong = present & ~scored | self.loss_scale.update(present, scored & ~sound)
         moving = sound & alive
         self.clock.add_(present)
         wrong |= self._move(unscaled, lr, active & moving[self.row_concept])
