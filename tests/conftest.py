@@ -9,8 +9,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# Sums come out the same on machines of different size, and networks as tiny as these gain nothing from more threads.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Sums come out the same on machines of different size and in the processes that tests start, whatever the shell says;
+# networks as tiny as these gain nothing from more threads.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import gzip
 import importlib.util
