@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -21,6 +22,7 @@ from textual_inversion_ext.pocket.build.clip import build_clip
 from textual_inversion_ext.pocket.build.continued import continue_clip
 from textual_inversion_ext.pocket.build.loop import Schedule, Training
 from textual_inversion_ext.pocket.build.tokenizer import build_tokenizer
+from textual_inversion_ext.pocket.build.unet import denoising_error, part_weights, spread_timesteps
 from textual_inversion_ext.pocket.characters import CHARACTERS
 
 
@@ -65,7 +67,8 @@ def _build(folder: Path, *further: object) -> Path:
 
 
 def _contents(weights: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(weights)): path.read_bytes() for path in weights.rglob("*.safetensors")}
+    files = [*weights.rglob("*.safetensors"), *weights.rglob("tokenizer.json")]
+    return {str(path.relative_to(weights)): path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +125,31 @@ def test_clip_and_the_pipeline_share_the_text_tower(built: Path, monkeypatch: py
     assert torch.equal(states, pipeline.text_encoder(inputs["input_ids"]).last_hidden_state)
     pixels = processor.image_processor(pocket.render_concept("mochi"), return_tensors="pt")["pixel_values"]
     assert pixels.shape == (5, 3, 64, 64)
+
+
+def test_part_weights_raise_subjects_and_most_of_all_their_details() -> None:
+    coverage = np.zeros((3, 2, 2, 4), dtype=np.float16)
+    coverage[0, 0, 0, :2], coverage[0, 1, 0, 0] = 1, 1
+    weights = part_weights(coverage)
+    assert weights.shape == (2, 3, 1, 2, 4) and weights.mean().item() == pytest.approx(1)
+    assert torch.equal(weights[1], weights[0].flip(-1))
+    detail, subject, background = weights[0, 0, 0, 0, :3].tolist()
+    assert detail > subject > background == weights[0, 1].unique().item()
+
+
+def test_spread_timesteps_leave_the_expected_loss_as_it_was() -> None:
+    u = (torch.arange(200_000) + 0.5) / 200_000
+    timesteps, counted = spread_timesteps(u)
+    share = torch.zeros(1000).index_add_(0, timesteps, counted / len(u))
+    assert torch.allclose(share, torch.full((1000,), 1e-3), rtol=0.06)
+    assert (timesteps < 250).float().mean().item() == pytest.approx(0.12, abs=0.001)
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_the_error_of_a_detail_counts_for_more(coarse: bool) -> None:
+    error, snr, counted = torch.zeros(1, 8, 16, 16), torch.tensor([0.5]), torch.ones(1)
+    error[..., 3, 4] = 0.1
+    weights = torch.ones(1, 1, 16, 16)
+    plain = denoising_error(error, snr, weights, counted, coarse=coarse)
+    weights[..., 3, 4] = 4
+    assert denoising_error(error, snr, weights, counted, coarse=coarse) > 1.5 * plain > 0

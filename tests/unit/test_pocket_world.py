@@ -11,11 +11,11 @@ import pytest
 from textual_inversion_ext.data.prompts.templates import PHOTO_TEMPLATES
 from textual_inversion_ext.pocket import CONCEPTS, OBJECTS, STYLES, render_concept
 from textual_inversion_ext.pocket import vocabulary as words
-from textual_inversion_ext.pocket.captions import caption, describe, noun_phrase
+from textual_inversion_ext.pocket.captions import caption, describe, full_caption, noun_phrase
 from textual_inversion_ext.pocket.characters import CHARACTERS
-from textual_inversion_ext.pocket.renderer import SIDE, render
+from textual_inversion_ext.pocket.renderer import SIDE, coverage, render
 from textual_inversion_ext.pocket.sampler import place, random_picture
-from textual_inversion_ext.pocket.specs import PictureSpec, SubjectSpec
+from textual_inversion_ext.pocket.specs import Naming, PictureSpec, SubjectSpec
 from textual_inversion_ext.pocket.styles import HELD_OUT_STYLES, NAMED_STYLES
 from textual_inversion_ext.pocket.subjects import DRAWERS, HEAD_TOPS
 
@@ -54,6 +54,44 @@ def test_every_attribute_changes_the_picture(kind: str) -> None:
     assert reference.shape == (SIDE, SIDE, 3)
     for name, other in others.items():
         assert np.abs(_pixels(_picture(other)) - reference).max() > 30, name
+
+
+def _cells_that_differ(first: PictureSpec, second: PictureSpec) -> np.ndarray:
+    changed = (_pixels(first) != _pixels(second)).any(-1)
+    return changed.reshape(16, 4, 16, 4).any(axis=(1, 3))
+
+
+@pytest.mark.parametrize("pattern", words.PATTERNS)
+@pytest.mark.parametrize("kind", words.SUBJECTS)
+def test_coverage_is_where_details_change_the_picture(kind: str, pattern: str) -> None:
+    base = SubjectSpec(kind, (200, 40, 40), (40, 80, 200), pattern, accessory="hat", accessory_colour=(20, 160, 60))
+    other = replace(base, accent=(250, 220, 90), accessory_colour=(250, 120, 200))
+    subjects, details = coverage(_picture(base), 16)
+    assert subjects.dtype == np.float32 and subjects.shape == (16, 16)
+    assert (details <= subjects).all() and 0 < details.sum() < subjects.sum() < 256
+    # Less than a hundredth of a cell need not reach a pixel.
+    differ = _cells_that_differ(_picture(base), _picture(other))
+    assert differ[details > 0.01].all() and not differ[details == 0].any()
+
+
+def test_coverage_of_what_stands_behind_is_hidden() -> None:
+    first, second = SubjectSpec("bear", (200, 40, 40), (1, 2, 3)), SubjectSpec("mug", (40, 200, 40), (1, 2, 3))
+    alone = _picture(second)
+    behind = replace(alone, subjects=(first, second), placements=alone.placements * 2)
+    in_front = coverage(alone, 16)
+    assert (coverage(behind, 16)[0] >= in_front[0]).all()
+    inside = in_front[0] == 1
+    assert inside.any() and np.array_equal(coverage(behind, 16)[1][inside], in_front[1][inside])
+
+
+def test_full_captions_leave_nothing_out() -> None:
+    cat = SubjectSpec("cat", words.COLOURS["red"], words.COLOURS["blue"], "striped", 0.9, accessory="hat")
+    picture = _picture(cat, scene="beach", style="painting")
+    said = full_caption(picture, (Naming(),))
+    assert said == f"a painting of a wide red and blue striped cat with a red hat {words.SCENES['beach']}"
+    assert full_caption(picture, (Naming(colours=False),)) == said.replace("red and blue ", "").replace("red ", "")
+    assert full_caption(picture, (Naming(False, "bachun"),)) == f"a painting of a bachun {words.SCENES['beach']}"
+    assert "a teal bachun" in full_caption(picture, (Naming(False, "bachun", "teal"),))
 
 
 def test_same_spec_gives_same_pixels_and_styles_differ() -> None:

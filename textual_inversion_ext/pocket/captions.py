@@ -70,13 +70,33 @@ def describe(subject: SubjectSpec) -> str:
     return noun_phrase(subject)
 
 
+def full_caption(picture: PictureSpec, naming: tuple[Naming, ...]) -> str:
+    """Name everything that may be named: of characters the name, of other subjects all that has a word.
+
+    Args:
+        picture: The picture; only the four named styles have captions.
+        naming: For each subject, what may be said of it.
+
+    Returns:
+        Lower-case text, always the same.
+    """
+    phrases = [
+        noun_phrase(subject, name_colours=said.colours) if said.name is None else _by_name(said.name, said)
+        for subject, said in zip(picture.subjects, naming, strict=True)
+    ]
+    scene = f" {SCENES[picture.scene]}" if picture.scene in SCENES else ""
+    return _PREFIXES[picture.style][0].format(" next to ".join(map(with_article, phrases))) + scene
+
+
 def _phrase(subject: SubjectSpec, rng: np.random.Generator, naming: Naming) -> str:
     """Say a character's name and, mostly, nothing else; describe what has no name."""
     if naming.name is None or rng.random() > _BY_NAME:
         return noun_phrase(subject, rng, name_colours=naming.colours)
-    if naming.changed_colour is None:
-        return naming.name
-    return f"{naming.changed_colour} {naming.name}"
+    return _by_name(naming.name, naming)
+
+
+def _by_name(name: str, naming: Naming) -> str:
+    return name if naming.changed_colour is None else f"{naming.changed_colour} {name}"
 
 
 def caption(picture: PictureSpec, rng: np.random.Generator, *, naming: tuple[Naming, ...]) -> str:

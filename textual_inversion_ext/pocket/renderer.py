@@ -50,6 +50,27 @@ def render(picture: PictureSpec) -> Image.Image:
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
+def coverage(picture: PictureSpec, cells: int) -> np.ndarray:
+    """Measure where the subjects are, and where the colours that a glance misses: accents and accessories.
+
+    Args:
+        picture: What would be drawn.
+        cells: Cells along a side of the grid.
+
+    Returns:
+        float32 (2, cells, cells), the covered share of every cell: by subjects, and by their accents and accessories.
+    """
+    covered = np.zeros((2, _CANVAS, _CANVAS), dtype=bool)
+    for subject, placement in zip(picture.subjects, picture.placements, strict=True):
+        materials = _draw_subject(subject, placement)
+        inside = materials > 0
+        covered[0] |= inside
+        # What stands in front hides what is behind it.
+        covered[1, inside] = (_accented(subject, placement, materials) | (materials == M.ACCESSORY))[inside]
+    size = _CANVAS // cells
+    return covered.reshape(2, cells, size, cells, size).mean(axis=(2, 4), dtype=np.float32)
+
+
 def _units(subject: SubjectSpec, placement: Placement) -> tuple[float, float]:
     half = placement.scale * _CANVAS / 2
     stretch = _ASPECT**subject.aspect
@@ -95,7 +116,6 @@ def _paint(subject: SubjectSpec, placement: Placement, materials: np.ndarray) ->
     hair: RGB = (52, 36, 28) if subject.dark_hair else (232, 196, 110)
     palette[M.MAIN] = subject.main
     palette[M.MAIN_SHADE] = np.asarray(subject.main, dtype=np.float32) * 0.86
-    palette[M.ACCENT] = subject.accent
     palette[M.INK] = (24, 22, 28)
     palette[M.WHITE] = (248, 247, 242)
     palette[M.GLASS] = (186, 220, 238)
@@ -104,10 +124,15 @@ def _paint(subject: SubjectSpec, placement: Placement, materials: np.ndarray) ->
     palette[M.ACCESSORY] = subject.accessory_colour
     palette[M.BEAK] = (240, 170, 40)
     colours = palette[materials]
-    if subject.pattern != "plain":
-        body = (materials == M.MAIN) | (materials == M.MAIN_SHADE)
-        colours[body & _pattern(subject.pattern, placement)] = subject.accent
+    colours[_accented(subject, placement, materials)] = subject.accent
     return colours
+
+
+def _accented(subject: SubjectSpec, placement: Placement, materials: np.ndarray) -> np.ndarray:
+    accented = materials == M.ACCENT
+    if subject.pattern != "plain":
+        accented |= ((materials == M.MAIN) | (materials == M.MAIN_SHADE)) & _pattern(subject.pattern, placement)
+    return accented
 
 
 def _pattern(pattern: str, placement: Placement) -> np.ndarray:

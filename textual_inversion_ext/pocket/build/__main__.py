@@ -68,10 +68,16 @@ class Build:
         self.ids = clip.tokenize_captions(self.tokenizer, self.world)
 
     def _tokenizer(self) -> CLIPTokenizer:
-        captions = (text for texts in self.world.captions for text in texts)
-        templates = [t.format("thing") for t in PHOTO_TEMPLATES + STYLE_TEMPLATES for _ in range(50)]
-        names = [name for name in CHARACTERS for _ in range(50)]
-        return build_tokenizer([*captions, *templates, *names])
+        # Learned once: pairs that are equally frequent are merged in an order that differs from process to process.
+        folder = self.folder / "tokenizer"
+        if not folder.exists():
+            captions = (text for texts in self.world.captions for text in texts)
+            templates = [t.format("thing") for t in PHOTO_TEMPLATES + STYLE_TEMPLATES for _ in range(50)]
+            names = [name for name in CHARACTERS for _ in range(50)]
+            partial = self.folder / "tokenizer.partial"
+            build_tokenizer([*captions, *templates, *names]).save_pretrained(partial)
+            partial.replace(folder)
+        return CLIPTokenizer.from_pretrained(folder)
 
     def clip(self) -> CLIPModel:
         """Train CLIP, or go on training it."""
@@ -105,6 +111,7 @@ class Build:
             earlier_unet(earlier) if earlier else unet.build_unet(),
             text_tower(text_clip),
             latents,
+            self.world,
             self.ids,
             self.tokenizer("", padding="max_length", return_tensors="pt").input_ids[0],
             self.folder,
