@@ -2,9 +2,12 @@
 
     python -m benchmarks.pocket_learning --seeds 0 1 2
 
-Prints a table per concept: CLIP image similarity of the best caption without the word, of the learned word and of the
-real pictures among themselves; the share of that distance that the word closes; and how far each measured identity
-attribute has moved from what the caption gives to the truth (1 = all the way, 0 = not at all). The truth is what the
+Prints two tables. The first, per concept: CLIP image similarity of the class word (where the row starts), of the best
+caption without the word, of the learned word and of the real pictures among themselves, the share of the distance
+from the caption to the real pictures that the word closes, and its gain over the caption with the standard error over
+pairs of pictures made from the same noise. The second, per identity attribute: how far the pictures of each of them
+are from the truth, and how far the word has moved to the truth (1 = all the way, 0 = not at all) from where its row
+started, and from the caption, which names every attribute that it has a word for. The least distance is what the
 reader sees on fresh renderings of the concept: it misreads those too, and no word could do better.
 """
 
@@ -33,7 +36,7 @@ from textual_inversion_ext.pocket.renderer import render
 from textual_inversion_ext.pocket.specs import SubjectSpec
 
 CAPTION_SEEDS = tuple(range(100, 108))
-SCORE_SEEDS = tuple(range(16))
+SCORE_SEEDS = tuple(range(64))  # single pictures differ by 0.04 in likeness: 16 would leave 0.01 of doubt
 TRUE_PICTURES, TRUE_SEED = 48, 9_000  # fresh renderings, on which the reader's own error is measured
 EDIT_PROMPTS = (
     "a photo of {} on the beach",
@@ -45,15 +48,16 @@ EDIT_PROMPTS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One concept and seed; similarities are cosines, distances as in `identity_distances`."""
+    """One concept and seed. Similarities are cosines, distances as in `identity_distances`."""
 
     concept: str
     seed: int
     caption: str
-    caption_similarity: float
-    word_similarity: float
+    start_similarity: float
+    start_distances: dict[str, float]
+    caption_each: list[float]
+    word_each: list[float]
     reference_similarity: float
-    closed: float
     caption_text: float
     word_text: float
     caption_distances: dict[str, float]
@@ -61,6 +65,16 @@ class Row:
     true_distances: dict[str, float]
     norm: float
     seconds: float
+
+    @property
+    def caption_similarity(self) -> float:
+        """Mean over the caption's pictures."""
+        return float(np.mean(self.caption_each))
+
+    @property
+    def word_similarity(self) -> float:
+        """Mean over the word's pictures."""
+        return float(np.mean(self.word_each))
 
 
 def pictures_of(concept: PocketConcept, count: int = 5, seed: int | None = None) -> list[Image.Image]:
@@ -106,9 +120,13 @@ class Bench:
         self.backbone = load_image_text_backbone("pocket")
         self.clip = ClipImageMetric(self.backbone)
 
+    def likeness_of_each(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image]) -> list[float]:
+        """CLIP image similarity of every picture: its mean cosine to the references."""
+        return self.clip(Scored(tuple(pictures), references=tuple(references))).tolist()
+
     def likeness(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image]) -> float:
         """CLIP image similarity: mean cosine over all pairs of a picture and a reference."""
-        return self.clip(Scored(tuple(pictures), references=tuple(references))).mean().item()
+        return float(np.mean(self.likeness_of_each(pictures, references)))
 
     def text_similarity(self, made: list[list[Image.Image]], class_name: str) -> float:
         """CLIP text similarity of edited pictures to their prompts, the class word in place of the concept."""
@@ -120,11 +138,14 @@ class Bench:
         """Find and measure the best caption."""
         references, subject = pictures_of(concept), truth_of(concept)
         caption = best_caption(self.pipeline, lambda made: self.likeness(made, references), subject, CAPTION_SEEDS)
-        made = sample(self.pipeline, (), [f"a photo of {caption.phrase}"], SCORE_SEEDS, SETTINGS)[0]
+        prompts = [f"a photo of {concept.class_name}", f"a photo of {caption.phrase}"]
+        start, made = sample(self.pipeline, (), prompts, SCORE_SEEDS, SETTINGS)
         edits = sample(self.pipeline, (), [p.format(caption.phrase) for p in EDIT_PROMPTS], range(4), SETTINGS)
         return {
             "caption": caption.phrase,
-            "caption_similarity": self.likeness(made, references),
+            "start_similarity": self.likeness(start, references),
+            "start_distances": identity_distances(self.reader, start, subject),
+            "caption_each": self.likeness_of_each(made, references),
             "caption_distances": identity_distances(self.reader, made, subject),
             "true_distances": identity_distances(self.reader, pictures_of(concept, TRUE_PICTURES, TRUE_SEED), subject),
             "caption_text": self.text_similarity(edits, concept.class_name),
@@ -162,14 +183,11 @@ class Bench:
         word = result.concepts[0]
         made = sample(self.pipeline, (word,), [f"a photo of {word.token}"], SCORE_SEEDS, SETTINGS)[0]
         edits = sample(self.pipeline, (word,), [p.format(word.token) for p in EDIT_PROMPTS], range(4), SETTINGS)
-        similarity = self.likeness(made, references)
-        before, top = baseline["caption_similarity"], baseline["reference_similarity"]
         return Row(
             concept=concept.name,
             seed=seed,
             **baseline,
-            word_similarity=similarity,
-            closed=(similarity - before) / (top - before),
+            word_each=self.likeness_of_each(made, references),
             word_text=self.text_similarity(edits, concept.class_name),
             word_distances=identity_distances(self.reader, made, truth_of(concept)),
             norm=float(next(iter(word.vectors.values())).norm(dim=-1).mean()),
@@ -177,40 +195,58 @@ class Bench:
         )
 
 
-def table(rows: list[Row]) -> str:
-    """Format the means over the seeds of each concept as a Markdown table, with the mean of all last."""
-    names = list(rows[0].word_distances)
-    head = (
-        "| concept | seeds | caption | word | real | closed | text: caption | text: word | "
-        + " | ".join(names)
-        + " | norm | s |"
-    )
-    lines = [head, "|" + "---|" * (10 + len(names))]
+def _mean(rows: Sequence[Row], name: str, attribute: str | None = None) -> float:
+    """Mean of a field over rows, or of one attribute in it."""
+    values = [getattr(row, name) for row in rows]
+    return float(np.mean(values if attribute is None else [value[attribute] for value in values]))
 
-    def cells(group: list[Row], concept: str, seed: str) -> str:
-        mean = lambda value: float(np.mean([value(row) for row in group]))  # noqa: E731
-        far, reached, least = (
-            [mean(lambda r, k=k, n=n: getattr(r, f"{k}_distances")[n]) for n in names]
-            for k in ("caption", "word", "true")
-        )
-        moved = [(a - b) / (a - c) for a, b, c in zip(far, reached, least, strict=True)]
-        before, after, top = (
-            mean(lambda r, k=k: getattr(r, f"{k}_similarity")) for k in ("caption", "word", "reference")
-        )
-        # Of the means, not the mean of the shares: near the references a share means nothing.
-        values = [before, after, top, (after - before) / (top - before)]
-        values += [mean(lambda r, k=k: getattr(r, k)) for k in ("caption_text", "word_text")]
-        cols = [f"{v:.3f}" for v in values] + [f"{m:.2f}" for m in moved]
-        return (
-            f"| {concept} | {seed} | "
-            + " | ".join(cols)
-            + f" | {mean(lambda r: r.norm):.2f} | {mean(lambda r: r.seconds):.0f} |"
-        )
 
-    for concept in dict.fromkeys(row.concept for row in rows):
-        group = [row for row in rows if row.concept == concept]
-        lines.append(cells(group, concept, " ".join(str(row.seed) for row in group)))
-    lines.append(cells(rows, "**mean**", "all"))
+def _way(start: float, reached: float, goal: float) -> float:
+    """Share of the way from ``start`` to ``goal``; of means, not a mean of shares: near the goal those mean nothing."""
+    return (start - reached) / (start - goal)
+
+
+def _gain(rows: Sequence[Row]) -> str:
+    """What words gain over captions, and its standard error over noises: those are common to all trainings."""
+    gains = np.mean([np.subtract(row.word_each, row.caption_each) for row in rows], axis=0)
+    return f"{gains.mean():+.3f} ± {gains.std(ddof=1) / len(gains) ** 0.5:.3f}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def likeness_table(rows: Sequence[Row]) -> str:
+    """Format CLIP similarities, means over the seeds of each concept, as Markdown, with the mean of all last."""
+    shown = {
+        "class word": "start_similarity",
+        "caption": "caption_similarity",
+        "word": "word_similarity",
+        "real": "reference_similarity",
+    }
+    texts = {"text: caption": "caption_text", "text: word": "word_text"}
+    head = ["concept", "seeds", *shown, "gain", "closed", *texts, "norm", "s"]
+    lines = [_line(head), "|" + "---|" * len(head)]
+    for concept in [*dict.fromkeys(row.concept for row in rows), None]:
+        group = [row for row in rows if concept in (None, row.concept)]
+        seeds = "all" if concept is None else " ".join(str(row.seed) for row in group)
+        closed = _way(*(_mean(group, shown[name]) for name in ("caption", "word", "real")))
+        means = [f"{_mean(group, name):.3f}" for name in shown.values()]
+        ends = [*(f"{_mean(group, n):.3f}" for n in texts.values()), f"{_mean(group, 'norm'):.2f}"]
+        seconds = f"{_mean(group, 'seconds'):.0f}"
+        lines.append(_line([concept or "**mean**", seeds, *means, _gain(group), f"{closed:.2f}", *ends, seconds]))
+    return "\n".join(lines)
+
+
+def attribute_table(rows: Sequence[Row]) -> str:
+    """Format the distances from the truth, means over all rows, as Markdown, one attribute a line."""
+    subjects = {"class word": "start", "caption": "caption", "word": "word", "real": "true"}
+    head = ["attribute", *subjects, "moved from the start", "moved from the caption"]
+    lines = [_line(head), "|" + "---|" * len(head)]
+    for name in rows[0].word_distances:
+        far = {subject: _mean(rows, f"{field}_distances", name) for subject, field in subjects.items()}
+        moved = [_way(far[origin], far["word"], far["real"]) for origin in ("class word", "caption")]
+        lines.append(_line([name, *(f"{number:.3g}" for number in far.values()), *(f"{share:.2f}" for share in moved)]))
     return "\n".join(lines)
 
 
@@ -239,7 +275,7 @@ def main() -> None:
             rows.append(bench.learn(concept, seed, baseline, overrides, {"num_vectors": arguments.num_vectors}))
             with arguments.results.open("a") as file:
                 file.write(json.dumps(asdict(rows[-1])) + "\n")
-    print(table(rows))
+    print(likeness_table(rows), attribute_table(rows), sep="\n\n")
 
 
 if __name__ == "__main__":

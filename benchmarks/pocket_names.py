@@ -44,7 +44,8 @@ def main() -> None:
         prompt = f"a photo of {with_article(concept.name)}"
         made = sample(bench.pipeline, (), [prompt], SCORE_SEEDS, SETTINGS)[0]
         seen = identity_distances(bench.reader, made, truth_of(concept))
-        row = [before["caption_similarity"], bench.likeness(made, pictures_of(concept)), before["reference_similarity"]]
+        likeness = bench.likeness(made, pictures_of(concept))
+        row = [float(np.mean(before["caption_each"])), likeness, before["reference_similarity"]]
         for name in ("main", "accent"):
             row += [before["caption_distances"][name], seen[name], before["true_distances"][name]]
         rows.append(row)

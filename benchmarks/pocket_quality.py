@@ -9,7 +9,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from textual_inversion_ext.pipelines.sampling import SampleSettings, sample
 from textual_inversion_ext.pipelines.sheets import contact_sheet
 from textual_inversion_ext.pocket import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, load_pipeline
 from textual_inversion_ext.pocket import vocabulary as words
-from textual_inversion_ext.pocket.captions import with_article
+from textual_inversion_ext.pocket.captions import describe, with_article
 from textual_inversion_ext.pocket.renderer import render
-from textual_inversion_ext.pocket.sampler import random_picture
+from textual_inversion_ext.pocket.sampler import place, random_picture
+from textual_inversion_ext.pocket.specs import PictureSpec, SubjectSpec
 
 Combination = tuple[str, str, str]  # subject, colour, scene
 JUDGED = ("subject", "colour", "scene")
@@ -44,15 +45,58 @@ def combinations(count: int, held_out: bool, seed: int) -> Iterator[Combination]
             yield found
 
 
+def one_of_each(pipeline: Any, prompts: list[str], settings: SampleSettings) -> list[Image.Image]:
+    """Make one picture of each prompt."""
+    pictures: list[Image.Image] = []
+    for start in range(0, len(prompts), settings.batch_size):  # every batch has noise of its own
+        made = sample(pipeline, (), prompts[start : start + settings.batch_size], (start,), settings)
+        pictures += [row[0] for row in made]
+    return pictures
+
+
+def two_colours(
+    reader: Reader, count: int, make: Callable[[list[SubjectSpec]], list[Image.Image]]
+) -> dict[str, dict[str, float]]:
+    """Count how often each of two named colours is seen where it belongs, by pattern.
+
+    Args:
+        reader: Sees the colours.
+        count: Subjects of each pattern.
+        make: Gives a picture of each subject.
+
+    Returns:
+        Pattern -> "main" and "accent" -> share of the pictures.
+    """
+    rng = np.random.default_rng(11)
+    found: dict[str, dict[str, float]] = {}
+    for pattern in words.PATTERNS:
+        named = [rng.choice(list(words.COLOURS), 2, replace=False) for _ in range(count)]
+        kinds = rng.choice(words.SUBJECTS, count)
+        subjects = [
+            SubjectSpec(str(kind), words.COLOURS[main], words.COLOURS[accent], pattern)
+            for kind, (main, accent) in zip(kinds, named, strict=True)
+        ]
+        numbers = reader.read(make(subjects)).numbers
+        found[pattern] = {}
+        for position, name in enumerate(("main", "accent")):
+            seen = [words.nearest_colour(tuple(colour * 255)) for colour in numbers[name]]
+            found[pattern][name] = float(np.mean([s == n[position] for s, n in zip(seen, named, strict=True)]))
+    return found
+
+
+def rendered(subjects: list[SubjectSpec]) -> list[Image.Image]:
+    """Render each subject by itself, as a photo without a scene."""
+    rng = np.random.default_rng(12)
+    specs = [PictureSpec((s,), place("medium", 1, rng), words.STUDIO, "photo", "medium", 1.0, 0) for s in subjects]
+    return [render(spec) for spec in specs]
+
+
 def recognition(
     pipeline: Any, reader: Reader, chosen: list[Combination], settings: SampleSettings
 ) -> tuple[dict[str, float], list[Image.Image]]:
     """Make one picture per combination and count how often each attribute is recognised."""
     prompts = [f"a photo of {with_article(f'{colour} {kind}')} {words.SCENES[scene]}" for kind, colour, scene in chosen]
-    pictures: list[Image.Image] = []
-    for start in range(0, len(prompts), settings.batch_size):  # every batch has noise of its own
-        made = sample(pipeline, (), prompts[start : start + settings.batch_size], (start,), settings)
-        pictures += [row[0] for row in made]
+    pictures = one_of_each(pipeline, prompts, settings)
     reading = reader.read(pictures)
     hits = {
         name: float(np.mean([seen == meant[column] for seen, meant in zip(reading.choices[name], chosen, strict=True)]))
@@ -96,6 +140,12 @@ def main() -> None:
         report[name]["standard error"] = round(math.sqrt(0.9 * 0.1 / len(chosen)), 3)
         rows = [pictures[i : i + 8] for i in range(0, min(48, len(pictures)), 8)]
         contact_sheet(rows, title=name).save(arguments.output_dir / f"{name.replace(' ', '_')}.png")
+
+    def prompted(subjects: list[SubjectSpec]) -> list[Image.Image]:
+        return one_of_each(pipeline, [f"a photo of {with_article(describe(s))}" for s in subjects], settings)
+
+    for name, make in (("two named colours", prompted), ("two named colours, rendered", rendered)):
+        report[name] = two_colours(reader, arguments.count // 4, make)
     report["VAE reconstruction PSNR (dB)"] = reconstruction_psnr(pipeline)
     report["seconds"] = round(time.perf_counter() - start, 1)
     text = json.dumps(report, indent=2)

@@ -30,7 +30,7 @@ __all__ = ["CACHE", "CHOICES", "NUMBERS", "Reader", "Reading", "accuracy", "load
 CACHE = Path(__file__).parent / ".cache"
 # Squared errors of colours in 0..1 are small beside the cross-entropies of the choices.
 NUMBERS_WEIGHT = 20.0
-PICTURES, STEPS, BATCH, SEED = 24_000, 4_000, 64, 77
+PICTURES, STEPS, BATCH, SEED = 48_000, 5_000, 64, 177
 
 
 def truth(picture: PictureSpec) -> tuple[list[int], list[float]]:

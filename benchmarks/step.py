@@ -1,5 +1,7 @@
 """What a training step costs beside a bare forward and backward pass of the denoiser, measured in one process.
 
+"Bare" is the denoiser as training sets it up, "as loaded" as diffusers' ``from_pretrained`` gives it.
+
     python -m benchmarks.step                                     # the pocket world, batch 1, 4 and 16
     python -m benchmarks.step --model sd15 --device cuda --dtype bf16 --batch_sizes 1 4 8
 
@@ -9,6 +11,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import tempfile
 import time
@@ -72,6 +75,7 @@ class Case:
             train_batch_size=batch_size, mixed_precision=precision, output_dir=tempfile.gettempdir()
         )
         spec = ConceptSpec("<mochi>", images, initializer="cat")
+        loaded = copy.deepcopy(pipeline.unet).requires_grad_(False).eval()
         samples, _ = collect_all(config, [spec])
         adapter = open_model(config, pipeline, torch.device(device))
         self.shop = build_workshop(
@@ -80,6 +84,7 @@ class Case:
         self.adapter, self.device, self.count = adapter, torch.device(device), 0
         shape = (batch_size, *self.shop.draws.draw((0,), [0])[0].noise.shape[1:])
         unet = pipeline.unet
+        self.loaded = loaded.to(device, unet.dtype)
         self.latents = torch.randn(shape, device=device, dtype=unet.dtype)
         self.timesteps = torch.randint(0, 1000, (batch_size,), device=device)
         width, length = unet.config.cross_attention_dim, pipeline.tokenizer.model_max_length
@@ -87,8 +92,11 @@ class Case:
 
     def bare(self) -> None:
         """Forward and backward of the denoiser, down to the prompt's states."""
-        self.states.grad = None
-        self.adapter.pipeline.unet(self.latents, self.timesteps, self.states).sample.float().square().mean().backward()
+        self._pass(self.adapter.pipeline.unet)
+
+    def as_loaded(self) -> None:
+        """The same with the denoiser as diffusers loads it."""
+        self._pass(self.loaded)
 
     def step(self) -> None:
         """A whole training step, as the trainer does it."""
@@ -105,6 +113,10 @@ class Case:
         work()
         self._wait()
         return time.perf_counter() - start
+
+    def _pass(self, unet: Any) -> None:
+        self.states.grad = None
+        unet(self.latents, self.timesteps, self.states).sample.float().square().mean().backward()
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -125,33 +137,41 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
     return 2 * side**3 / best
 
 
+def compare(case: Case, work: Callable[[], None], repeats: int) -> tuple[float, float, float]:
+    """Time some work and whole steps in turn, so that noise hits both alike.
+
+    Args:
+        case: What is measured.
+        work: What a step is compared with.
+        repeats: How often.
+
+    Returns:
+        Medians: seconds of the work, seconds of a step, and the ratio of a step to the work before it.
+    """
+    for _ in range(3):
+        work()
+        case.step()
+    pairs = [(case.timed(work), case.timed(case.step)) for _ in range(repeats)]
+    others, steps = zip(*pairs, strict=True)
+    return statistics.median(others), statistics.median(steps), statistics.median(s / o for o, s in pairs)
+
+
 def measure(arguments: argparse.Namespace, batch_size: int) -> str:
-    """Measure one batch size; bare passes and steps alternate, so that noise hits both alike."""
+    """Measure one batch size."""
     case = Case(arguments.model, arguments.device, arguments.dtype, batch_size)
     cuda = case.device.type == "cuda"
-    bare, steps = [], []
     with case.adapter.attached():
-        for _ in range(3):
-            case.bare()
-            case.step()
+        loaded, _, beside_loaded = compare(case, case.as_loaded, arguments.repeats)
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        for _ in range(arguments.repeats):
-            bare.append(case.timed(case.bare))
-            steps.append(case.timed(case.step))
+        bare, step, beside_bare = compare(case, case.bare, arguments.repeats)
         with FlopCounterMode(display=False) as flops:
             case.step()
-    ratio = statistics.median(s / b for s, b in zip(steps, bare, strict=True))
-    share = flops.get_total_flops() / statistics.median(steps) / matrix_rate(arguments.device, case.states.dtype)
+    share = flops.get_total_flops() / step / matrix_rate(arguments.device, case.states.dtype)
     memory = f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB" if cuda else "-"
-    cells = [
-        batch_size,
-        f"{1e3 * statistics.median(bare):.1f}",
-        f"{1e3 * statistics.median(steps):.1f}",
-        f"{ratio:.3f}",
-    ]
-    cells += [f"{1 / statistics.median(steps):.1f}", memory, f"{share:.0%}"]
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+    cells = [str(batch_size), *(f"{1e3 * seconds:.1f}" for seconds in (loaded, bare, step))]
+    cells += [f"{beside_bare:.3f}", f"{beside_loaded:.3f}", f"{1 / step:.1f}", memory, f"{share:.0%}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -165,8 +185,9 @@ def main() -> None:
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--repeats", type=int, default=40)
     arguments = parser.parse_args()
-    print("| batch | bare ms | step ms | step / bare | steps/s | peak memory | share of matrix rate |")
-    print("|---|---|---|---|---|---|---|")
+    heads = ["batch", "as loaded ms", "bare ms", "step ms", "step / bare", "step / as loaded"]
+    heads += ["steps/s", "peak memory", "share of matrix rate"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for batch_size in arguments.batch_sizes:
         print(measure(arguments, batch_size), flush=True)
 
