@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -95,37 +96,86 @@ def train_unet(
     text_encoder.to(device).eval().requires_grad_(False)
     training = Training("unet", model, schedule, folder)
     alphas = DDPMScheduler(**NOISE).alphas_cumprod.to(device)
-    latents, ids, empty_ids = latents.to(device), ids.to(device), empty_ids.to(device)
-    weights, characters = part_weights(world.coverage).to(device), torch.tensor(world.characters, device=device)
-    of_characters, last = round(batch * CHARACTERS_SHARE), ids.shape[1] - 1
+    samples = _Samples(latents.to(device), world, ids.to(device), empty_ids.to(device), batch)
     forward = torch.compile(model) if compiled else model
 
     def loss_of(step: int) -> Tensor:
-        random = torch.Generator(device).manual_seed(step)
-        draw = partial(torch.rand, batch, generator=random, device=device)
         coarse = step >= coarse_from
-        rows = (draw() * latents.shape[1]).long()
-        rows[:of_characters] = characters[(draw()[:of_characters] * len(characters)).long()]
-        mirrored = (draw() < 0.5).long()
-        clean = latents[mirrored, rows].float()
-        text = ids[rows, torch.where(draw() < FULL_SHARE, last, (draw() * last).long())]
-        text = torch.where(draw()[:, None] < CAPTION_DROPOUT, empty_ids, text)
-        # Stratified timesteps: each batch covers the whole schedule, which steadies the loss. In random order: the
-        # first samples show characters.
-        u = (torch.randperm(batch, generator=random, device=device) + draw()) / batch
-        timesteps, counted = spread_timesteps(u) if coarse else ((u * 1000).long().clamp(max=999), torch.ones_like(u))
-        noise = torch.randn(clean.shape, generator=random, device=device)
-        alpha = alphas[timesteps].view(-1, 1, 1, 1)
+        drawn = samples.draw(step, spread=coarse)
+        alpha = alphas[drawn.timesteps].view(-1, 1, 1, 1)
         with torch.no_grad():
-            states = text_encoder(text).last_hidden_state
-        noised = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+            states = text_encoder(drawn.text).last_hidden_state
+        noised = (alpha.sqrt() * drawn.clean + (1 - alpha).sqrt() * drawn.noise).contiguous(
+            memory_format=torch.channels_last
+        )
         with torch.autocast(device.type, torch.bfloat16):
-            predicted = forward(noised.contiguous(memory_format=torch.channels_last), timesteps, states).sample.float()
+            predicted = forward(noised, drawn.timesteps, states).sample.float()
         snr = (alpha / (1 - alpha)).flatten()
-        return denoising_error(predicted - noise, snr, weights[mirrored, rows], counted, coarse=coarse)
+        return denoising_error(predicted - drawn.noise, snr, drawn.weights, drawn.counted, coarse=coarse)
 
     training.run(loss_of)
     return training.use_average()
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A batch: clean latents and noise (B, C, h, w), ids (B, L), timesteps (B,), what cells and samples count for."""
+
+    clean: Tensor
+    noise: Tensor
+    text: Tensor
+    timesteps: Tensor
+    weights: Tensor
+    counted: Tensor
+
+
+class _Samples:
+    """Draws batches; what a step draws depends on its number alone.
+
+    Args:
+        latents: As for `train_unet`, like all of these.
+        world: Which pictures show characters, and where their details are.
+        ids: Captions.
+        empty_ids: The empty prompt.
+        batch: Samples a step.
+    """
+
+    def __init__(self, latents: Tensor, world: RenderedWorld, ids: Tensor, empty_ids: Tensor, batch: int) -> None:
+        self.latents, self.ids, self.empty_ids, self.batch = latents, ids, empty_ids, batch
+        self.weights = part_weights(world.coverage).to(latents.device)
+        self.characters = torch.tensor(world.characters, device=latents.device)
+
+    def draw(self, step: int, *, spread: bool) -> _Drawn:
+        """Draw a batch.
+
+        Args:
+            step: Its number.
+            spread: Whether to spend few samples on fine noise.
+
+        Returns:
+            The batch.
+        """
+        device, last = self.latents.device, self.ids.shape[1] - 1
+        random = torch.Generator(device).manual_seed(step)
+        draw = partial(torch.rand, self.batch, generator=random, device=device)
+        of_characters = slice(round(self.batch * CHARACTERS_SHARE))
+        rows = (draw() * self.latents.shape[1]).long()
+        rows[of_characters] = self.characters[(draw()[of_characters] * len(self.characters)).long()]
+        mirrored = (draw() < 0.5).long()
+        clean = self.latents[mirrored, rows].float()
+        text = self.ids[rows, torch.where(draw() < FULL_SHARE, last, (draw() * last).long())]
+        # Stratified timesteps: each batch covers the whole schedule, which steadies the loss. In random order: the
+        # first samples show characters.
+        u = (torch.randperm(self.batch, generator=random, device=device) + draw()) / self.batch
+        timesteps, counted = spread_timesteps(u) if spread else ((u * 1000).long().clamp(max=999), torch.ones_like(u))
+        return _Drawn(
+            clean=clean,
+            noise=torch.randn(clean.shape, generator=random, device=device),
+            text=torch.where(draw()[:, None] < CAPTION_DROPOUT, self.empty_ids, text),
+            timesteps=timesteps,
+            weights=self.weights[mirrored, rows],
+            counted=counted,
+        )
 
 
 def part_weights(coverage: np.ndarray) -> Tensor:
