@@ -81,7 +81,7 @@ def full_caption(picture: PictureSpec, naming: tuple[Naming, ...]) -> str:
         Lower-case text, always the same.
     """
     phrases = [
-        noun_phrase(subject, name_colours=said.colours) if said.name is None else _by_name(said.name, said)
+        noun_phrase(subject, name_colours=said.colours) if said.name is None else _by_name(said)
         for subject, said in zip(picture.subjects, naming, strict=True)
     ]
     scene = f" {SCENES[picture.scene]}" if picture.scene in SCENES else ""
@@ -92,11 +92,11 @@ def _phrase(subject: SubjectSpec, rng: np.random.Generator, naming: Naming) -> s
     """Say a character's name and, mostly, nothing else; describe what has no name."""
     if naming.name is None or rng.random() > _BY_NAME:
         return noun_phrase(subject, rng, name_colours=naming.colours)
-    return _by_name(naming.name, naming)
+    return _by_name(naming)
 
 
-def _by_name(name: str, naming: Naming) -> str:
-    return name if naming.changed_colour is None else f"{naming.changed_colour} {name}"
+def _by_name(naming: Naming) -> str:
+    return " ".join(word for word in (naming.changed_colour, naming.name) if word is not None)
 
 
 def caption(picture: PictureSpec, rng: np.random.Generator, *, naming: tuple[Naming, ...]) -> str:

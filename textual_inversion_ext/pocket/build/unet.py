@@ -28,9 +28,9 @@ MIN_SNR_GAMMA = 5.0
 COARSE_FROM = 2500
 COARSE_WEIGHT = 0.1
 SNR_FLOOR, MOST_WEIGHT = 0.05, 10.0
-# Subjects, and their accents and accessories, count this much more than the background: those are small, and the plain
-# mean forgets them. Half of a batch shows characters, and captions that leave nothing out are more frequent than among
-# the captions: both tell what a text means in every detail.
+# Added to the background's weight of 1 where a subject is, and where its accent or accessory is: those are small, and
+# the plain mean forgets them. Half of a batch shows characters, and many captions leave nothing out: both tell what a
+# text means in every detail.
 SUBJECT_WEIGHT, DETAIL_WEIGHT = 3.0, 12.0
 CHARACTERS_SHARE, FULL_SHARE = 0.5, 0.4
 # Once fine noise is known, few samples are spent on it, each counted for many.
