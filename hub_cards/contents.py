@@ -183,7 +183,8 @@ class CardContents:
     def __post_init__(self) -> None:
         if not self.words:
             raise CardError("a card needs at least one word.")
-        for name in (self.repo_id, *self.datasets):
+        compared_with = None if self.protocol is None else self.protocol.dataset
+        for name in (self.repo_id, compared_with, *self.datasets):
             if name is not None:
                 check_repo_id(name)
         if self.lora_file is not None:

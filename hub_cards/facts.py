@@ -61,6 +61,7 @@ class Protocol:
         text: What stood in the word's place when a picture was compared with its prompt, e.g. ``"the class word"``;
             empty when no picture was.
         versions: Program or library to the version that measured.
+        dataset: Data set on the Hub that the reference pictures are; None when they are others.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Protocol:
     guidance_scale: float | None = None
     text: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    dataset: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class Training:
         recipe: Name of the recipe.
         steps: Optimizer steps.
         seconds: Wall seconds of the training loop.
-        stopped: Why it ended.
+        stopped: What ended it: a limit, a stopping rule and what it saw, an interruption.
         hardware: What it ran on.
         versions: Program or library to its version.
         settings: Name to value of the settings worth telling.

@@ -180,7 +180,7 @@ def _eval_result(contents: CardContents, score: Score) -> EvalResult:
     return EvalResult(
         task_type=_TASK,
         task_name="Text-to-image with a learned word",
-        dataset_type=contents.datasets[0] if len(contents.datasets) == 1 else _LOCAL_DATASET,
+        dataset_type=(protocol and protocol.dataset) or _LOCAL_DATASET,
         dataset_name=f"Reference pictures of {one_line(token)}",
         dataset_config=config,
         dataset_args=_protocol_facts(contents),

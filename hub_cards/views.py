@@ -127,7 +127,7 @@ def _training_facts(training: Training) -> list[tuple[Markdown, Markdown]]:
         ("recipe", None if training.recipe is None else code(training.recipe)),
         ("optimizer steps", training.steps),
         ("time of the training loop", None if training.seconds is None else _duration(training.seconds)),
-        ("ended because", training.stopped),
+        ("ended by", training.stopped),
         ("hardware", training.hardware),
         ("fingerprint of the pictures", None if training.digest is None else code(training.digest)),
         ("versions", ", ".join(f"{name} {version}" for name, version in training.versions.items()) or None),

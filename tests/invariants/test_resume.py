@@ -16,6 +16,7 @@ from tests.tiny_clip import tiny_twin
 from textual_inversion_ext import ConceptSpec, OutputFolderError, TextualInversionConfig, TextualInversionTrainer
 from textual_inversion_ext.cli.main import main
 from textual_inversion_ext.families import adapter_for
+from textual_inversion_ext.files import load_concept
 from textual_inversion_ext.training.callbacks import Callback, Run, read_step_log
 
 # Long enough to be caught in the middle by a process that watches from outside.
@@ -175,6 +176,8 @@ def test_ctrl_c_in_a_process(long_run: Path) -> None:
     assert "--resume_from_checkpoint latest" in shown and "Traceback" not in shown
     (checkpoint,) = out.glob("checkpoint-*")
     assert 15 < int(checkpoint.name.split("-")[1]) < 120 and rows_of(out).shape == (1, 16)
+    assert load_concept(out).metadata["stopped"] == "interruption"
     assert main([*flags, "--resume_from_checkpoint", "latest"]) == 0
+    assert load_concept(out).metadata["stopped"] == "max_train_steps"
     assert rows_of(out).equal(rows_of(long_run / "whole"))
     assert losses(out) == losses(long_run / "whole")

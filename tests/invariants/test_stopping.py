@@ -93,6 +93,7 @@ def test_concepts_stop_early_each_for_itself(stopped: tuple[Path, TrainingResult
     assert len(set(result.steps.values())) == 3 and max(result.steps.values()) < 30, result.steps
     for token, steps in result.steps.items():
         assert result.stop_reasons[token].startswith("dvar: variance ratio 0.")
+        assert load_concept(out / token.strip("<>")).metadata["stopped"] == result.stop_reasons[token]
         assert [step for step, _ in result.eval_losses[token]] == list(range(1, steps + 1))
     # A concept that has stopped leaves its slot to the next one.
     done = read_step_log(out / "steps.jsonl")[-1]["step"]

@@ -56,6 +56,12 @@ def test_scores_are_in_the_model_index(tmp_path: Path) -> None:
     assert hub.data.model_name == "corgi"
 
 
+def test_other_references_than_the_training_pictures_are_no_data_set_of_the_hub() -> None:
+    assert corgi().protocol is not None
+    (result, *_) = eval_results(replace(corgi(), protocol=replace(corgi().protocol, dataset=None)))
+    assert result.dataset_type == "imagefolder"
+
+
 def test_baselines_and_single_prompts_are_no_results_of_the_word() -> None:
     others = tuple(score for score in corgi().scores if score.subject != "word" or score.prompt is not None)
     contents = replace(corgi(), scores=others)

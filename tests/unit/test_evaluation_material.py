@@ -97,8 +97,9 @@ def test_a_moved_run_finds_its_pictures_beside_it(run: Path, tmp_path: Path) -> 
     with pytest.raises(DataError, match=r"pictures.*Give the folder with the real pictures"):
         load_material(moved)
     shutil.copytree(run / "images", moved / "pictures")
-    assert len(load_material(moved).references) == 3
-    assert len(load_material(moved, references=tiny_images(2)).references) == 2
+    assert len(load_material(moved).references) == 3 and load_material(moved).own_references
+    others = load_material(moved, references=tiny_images(2))
+    assert len(others.references) == 2 and not others.own_references
 
 
 def test_pictures_of_a_data_set_are_read_from_it(run: Path, tmp_path: Path) -> None:

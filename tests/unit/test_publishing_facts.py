@@ -71,6 +71,25 @@ def test_what_measured_is_not_what_trained(tmp_path: Path) -> None:
     assert "textual-inversion-ext 0.1.0" in card_text(folder).split("## Training\n")[1]
 
 
+@pytest.mark.parametrize("own, data_set", [(True, "ann/corgi-images"), (False, "imagefolder")])
+def test_scores_name_the_data_set_only_if_they_were_measured_on_it(own: bool, data_set: str, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", report=True)
+    report = json.loads((folder / "evaluation" / "report.json").read_text())
+    change_report(folder, concept={**report["concept"], "own_references": own})
+    (*_, publication) = prepare_run(folder, PublishSettings("ann/corgi", with_dataset=True), online=False)
+    content = publication.files["README.md"]
+    assert isinstance(content, bytes)
+    (model,) = Card.parse(content.decode()).data.to_dict()["model-index"]
+    assert {result["dataset"]["type"] for result in model["results"]} == {data_set}
+
+
+def test_what_ended_the_training_is_told(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    assert "ended by" not in card_text(folder)
+    record(folder, stopped="plateau: loss has not fallen by 1 % in 6 evaluations")
+    assert "| ended by | plateau: loss has not fallen by 1 % in 6 evaluations |" in card_text(folder)
+
+
 def test_pictures_are_counted_only_if_they_are_those_that_were_learned_from(tmp_path: Path) -> None:
     """An evaluation may have compared with others."""
     folder = write_run(tmp_path / "run", report=True)

@@ -33,6 +33,8 @@ from textual_inversion_ext.tokens import RowEmbedding
 from textual_inversion_ext.training.callbacks import Callback, LogEntry, Run, read_step_log
 from textual_inversion_ext.training.queue import active_concepts, concept_steps, remaining_steps
 
+SNAPSHOT = "learned_embeds-steps-3.safetensors"
+
 
 def spec(token: str = "<tok>", count: int = 3, seed: int = 0, **fields: Any) -> ConceptSpec:
     return ConceptSpec(token, tiny_images(count, seed=seed), **{"initializer": "cat", **fields})
@@ -61,7 +63,7 @@ def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
     result = train(tmp_path, checkpointing_steps=2, logging_steps=2, save_steps=3)
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} == {
-        *("learned_embeds.safetensors", "tok.safetensors", "learned_embeds-steps-3.safetensors", "config.json"),
+        *("learned_embeds.safetensors", "tok.safetensors", SNAPSHOT, "config.json"),
         *("steps.jsonl", "checkpoint-2", "checkpoint-4"),
     }
     (concept,) = result.concepts
@@ -70,6 +72,7 @@ def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
     )
     assert load_concept(out).token == "<tok>"
     told = load_concept(out).metadata
+    assert told["stopped"] == "max_train_steps" and "stopped" not in load_concept(out / SNAPSHOT).metadata
     assert told["steps"] == "4" and json.loads(told["recipe"])["train_batch_size"] == 2
     samples, _ = collect_samples(spec())
     assert told["training_data_digest"] == training_data_digest(samples)

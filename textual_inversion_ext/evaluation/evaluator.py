@@ -250,5 +250,6 @@ def _concept_facts(material: Material, model: str) -> ConceptFacts:
         learnable_property=material.learnable_property,
         train_steps=int(steps) if steps.isdecimal() else None,
         references=len(material.references),
+        own_references=material.own_references,
         rows_hash=rows_hash(concept.vectors),
     )

@@ -19,6 +19,7 @@ class ConceptFacts:
         learnable_property: "object" or "style".
         train_steps: Optimizer steps, if known.
         references: How many real pictures it was compared with.
+        own_references: Whether they are the pictures that its run names.
         rows_hash: Hash of the rows, so that a report can be matched with its file.
     """
 
@@ -30,6 +31,7 @@ class ConceptFacts:
     learnable_property: str = "object"
     train_steps: int | None = None
     references: int = 0
+    own_references: bool = False
     rows_hash: str = ""
 
 

@@ -54,6 +54,7 @@ class Material:
         captions: Descriptions without the word, best unknown.
         truth: What it really looks like: objects of the pocket world.
         trained: What its run recorded; None for a concept that came without its run.
+        own_references: Whether the references are the pictures that its run names.
     """
 
     concept: LearnedConcept
@@ -63,6 +64,7 @@ class Material:
     captions: tuple[str, ...] = ()
     truth: SubjectSpec | None = None
     trained: Trained | None = None
+    own_references: bool = False
 
     def __post_init__(self) -> None:
         if not self.references:
@@ -136,6 +138,7 @@ def load_material(
         class_word or (None if trained is None else trained.spec.class_name),
         captions=tuple(captions) or tuple(usable[:_MOST_CAPTIONS]),
         trained=trained,
+        own_references=trained is not None and source is trained.spec.images,
         **facts,
     )
 

@@ -1,6 +1,7 @@
 """What an evaluation found: records, and the file ``report.json`` that holds them.
 
-The file's form is stable: whoever reads version 1 today reads it tomorrow. A change of it raises ``SCHEMA_VERSION``.
+The file's form is stable: whoever reads version 1 today reads it tomorrow. A field may join, with a default for files
+that lack it; any other change raises ``SCHEMA_VERSION``.
 """
 
 from __future__ import annotations

@@ -74,6 +74,7 @@ def card_contents(
         The contents.
     """
     concept, config, report = run.concept, run.config, files.report
+    datasets = _datasets(run, dataset)
     word = Word(
         concept.token,
         files=files.embeddings,
@@ -93,8 +94,8 @@ def card_contents(
         lora_file=files.lora,
         scores=_scores(report, concept.token),
         metrics=_metrics(report),
-        protocol=_protocol(report),
-        datasets=_datasets(run, dataset),
+        protocol=_protocol(report, datasets),
+        datasets=datasets,
         training=training_of(run),
         limits=tuple(str(note) for note in (report or {}).get("notes", [])),
         citations=citations(config, run.fields, report),
@@ -138,7 +139,7 @@ def _metrics(report: Mapping[str, Any] | None) -> tuple[Metric, ...]:
     return tuple(found.values())
 
 
-def _protocol(report: Mapping[str, Any] | None) -> Protocol | None:
+def _protocol(report: Mapping[str, Any] | None, datasets: tuple[str, ...]) -> Protocol | None:
     rules = (report or {}).get("protocol")
     if report is None or not isinstance(rules, Mapping):
         return None
@@ -153,6 +154,8 @@ def _protocol(report: Mapping[str, Any] | None) -> Protocol | None:
         guidance_scale=settings.get("guidance_scale"),
         text="nothing (it was left out)" if left_out else "the class word",
         versions={str(name): str(text) for name, text in report.get("versions", {}).items()},
+        # An evaluation may have compared with other pictures than those that were learned from.
+        dataset=datasets[0] if datasets and report.get("concept", {}).get("own_references") else None,
     )
 
 

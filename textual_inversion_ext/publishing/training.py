@@ -49,6 +49,7 @@ def training_of(run: FinishedRun) -> Training:
         recipe=_recipe(run),
         steps=int(steps) if steps.isdigit() else None,
         seconds=run.log.get("seconds"),
+        stopped=clean_text(told["stopped"]) if "stopped" in told else None,
         hardware=told.get("hardware"),
         versions=_versions(told),
         settings={name: clean_text(text) for name, text in settings.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,14 @@ class Harvest:
         Returns:
             One per concept; a concept that was never evaluated has its last rows.
         """
-        if self.config.keep == "last":
-            return tuple(last)
-        return tuple(self._kept(place, 0) or concept for place, concept in enumerate(last))
+        chosen = list(last)
+        if self.config.keep != "last":
+            chosen = [self._kept(place, 0) or concept for place, concept in enumerate(last)]
+        diverged = self.workshop.step.diverged()
+        return tuple(
+            replace(concept, metadata={**concept.metadata, "stopped": self._stopped_by(place, diverged)})
+            for place, concept in enumerate(chosen)
+        )
 
     def beside(self, place: int, last: LearnedConcept) -> dict[str, LearnedConcept]:
         """What is saved beside a concept's final files; nothing twice.
@@ -119,13 +125,8 @@ class Harvest:
             The result.
         """
         evaluations, tokens = self.evaluations, [concept.placeholder_token for concept in self.concepts]
-        by_epochs = self.config.max_train_steps is None and self.config.num_train_epochs is not None
-        planned = "num_train_epochs" if by_epochs else "max_train_steps"
         best = dict(zip(tokens, evaluations.kept.steps[:, 0].tolist(), strict=True))
         diverged = self.workshop.step.diverged()
-        reasons = [evaluations.stop_reason(place) or planned for place in range(len(tokens))]
-        for place, step in diverged.items():
-            reasons[place] = f"diverged at step {step}"
         return TrainingResult(
             concepts=self.final(self.now(progress.done)),
             losses={token: tuple(line["loss"][token] for line in log if token in line["loss"]) for token in tokens},
@@ -133,9 +134,21 @@ class Harvest:
             steps=dict(zip(tokens, progress.done, strict=True)),
             best_steps={token: step for token, step in best.items() if step >= 0},
             seconds=progress.seconds,
-            stop_reasons=dict(zip(tokens, reasons, strict=True)),
+            stop_reasons={token: self._stopped_by(place, diverged) for place, token in enumerate(tokens)},
             diverged={tokens[place]: step for place, step in diverged.items()},
         )
+
+    def _stopped_by(self, place: int, diverged: Mapping[int, int]) -> str:
+        """What ended the training of a concept: a rule and what it saw, a limit, divergence or the user."""
+        evaluations, config = self.evaluations, self.config
+        if place in diverged:
+            return f"diverged at step {diverged[place]}"
+        if (rule := evaluations.stop_reason(place)) is not None:
+            return rule
+        if evaluations.progress.done[place] < evaluations.totals[place]:
+            return "interruption"
+        by_epochs = config.max_train_steps is None and config.num_train_epochs is not None
+        return "num_train_epochs" if by_epochs else "max_train_steps"
 
     def _kept(self, place: int, level: int) -> LearnedConcept | None:
         kept = self.evaluations.kept
