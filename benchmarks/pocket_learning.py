@@ -93,7 +93,7 @@ def identity_distances(reader: Reader, pictures: Sequence[Image.Image], subject:
     """Mean distance of what the reader sees from the truth: colours in 0..255 (Euclidean), proportions in 0..2.
 
     "colours" is the mean of main and accent colour in the order that fits better: in a striped thing, which of the two
-    is the body's is hard to tell for anyone.
+    is the body's is hard to tell for anyone. "proportions" is the mean of the aspect and the size of the typical part.
     """
     numbers = reader.read(list(pictures)).numbers
     truth = {"main": np.array(subject.main) / 255, "accent": np.array(subject.accent) / 255}
@@ -103,12 +103,14 @@ def identity_distances(reader: Reader, pictures: Sequence[Image.Image], subject:
 
     main, accent = far("main", "main"), far("accent", "accent")
     swapped = far("main", "accent") + far("accent", "main")
+    aspect, feature = (np.abs(numbers[name] - getattr(subject, name)) for name in ("aspect", "feature"))
     return {
         "main": float(main.mean()),
         "accent": float(accent.mean()),
         "colours": float(np.minimum(main + accent, swapped).mean() / 2),
-        "aspect": float(np.abs(numbers["aspect"] - subject.aspect).mean()),
-        "feature": float(np.abs(numbers["feature"] - subject.feature).mean()),
+        "aspect": float(aspect.mean()),
+        "feature": float(feature.mean()),
+        "proportions": float((aspect + feature).mean() / 2),
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -122,12 +123,15 @@ def load_reader() -> Reader:
 def accuracy(reader: Reader, count: int = 1_000) -> dict[str, float]:
     """Measure the reader itself on renderings it has not seen."""
     pixels, labels, numbers = _renderings(count, SEED + 1)
-    reader.eval()
-    with torch.no_grad():
-        logits, predicted = reader(pixels.float() / 255.0)
-    scores = {n: (t.argmax(-1) == labels[:, i]).float().mean().item() for i, (n, t) in enumerate(logits.items())}
-    errors = (predicted - numbers).abs().split(list(NUMBERS.values()), dim=1)
-    return scores | {f"{n} (mean error)": e.mean().item() for n, e in zip(NUMBERS, errors, strict=True)}
+    reading = reader.read([Image.fromarray(picture) for picture in pixels.permute(0, 2, 3, 1).numpy()])
+    scores = {
+        name: float(np.mean([CHOICES[name].index(word) == label for word, label in zip(seen, true, strict=True)]))
+        for (name, seen), true in zip(reading.choices.items(), labels.T.tolist(), strict=True)
+    }
+    true_numbers = numbers.split(list(NUMBERS.values()), dim=1)
+    for (name, seen), true in zip(reading.numbers.items(), true_numbers, strict=True):
+        scores[f"{name} (mean error)"] = float(np.abs(seen - true.numpy()).mean())
+    return scores
 
 
 def main() -> None:

@@ -31,6 +31,8 @@ NUMBERS = {"main": 3, "accent": 3, "aspect": 1, "feature": 1}
 """Attribute -> how many numbers it is."""
 MOST_SHIFT = 0.2
 """Most by which the reader corrects a channel of a colour it points at, in 0..1."""
+_ROUNDS = 10  # of 2-means; it stands still after fewer
+_NEVER_EMPTY = 1e-6  # share of its own map that a colour keeps where no pixel is nearest to it
 _SHARPNESS = 60.0  # of the choice among the named colours; their squared distances are small numbers
 
 
@@ -47,11 +49,30 @@ class Reading:
     numbers: dict[str, np.ndarray]
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What the reader makes of a batch before it names colours.
+
+    Attributes:
+        logits: Attribute -> (B, options), all but "colour".
+        maps: (B, 2, P), where main and accent colour are seen; weights that sum to 1.
+        seen: (B, P, 3), the pixels, in 0..1.
+        shift: (B, 6), correction of both colours.
+        proportions: (B, 2).
+    """
+
+    logits: dict[str, Tensor]
+    maps: Tensor
+    seen: Tensor
+    shift: Tensor
+    proportions: Tensor
+
+
 class Reader(nn.Module):
     """A small convolutional network that points at colours instead of guessing them.
 
     For each subject it learns where the main and the accent colour are to be seen: two maps of weights over a
-    picture. A colour is the mean of the picture under its map, corrected by at most `MOST_SHIFT` for light and style,
+    picture. The colours are the two that the pixels there have, corrected by at most `MOST_SHIFT` for light and style,
     so colours between the trained ones are read as exactly as those. Proportions have a head per subject too: big
     ears and a big sail look nothing like each other.
     """
@@ -72,7 +93,7 @@ class Reader(nn.Module):
         self.register_buffer("named_colours", named, persistent=False)
 
     def forward(self, pixels: Tensor, subjects: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
-        """Read pictures.
+        """Read pictures, every colour as the mean of what is pointed at: that has a gradient.
 
         Args:
             pixels: float32 (B, 3, 64, 64) in [0, 1].
@@ -81,22 +102,8 @@ class Reader(nn.Module):
         Returns:
             Logits per attribute in the order of `CHOICES`, and (B, 8) numbers.
         """
-        features, detail = pixels * 2 - 1, []
-        for stage in self.stages:
-            features = stage(features)
-            detail.append(features)
-        summary = self.summary(features)
-        read = {name: head(summary) for name, head in self.choices.items()}
-        chosen = read["subject"].argmax(-1) if subjects is None else subjects
-        own = torch.arange(len(pixels), device=pixels.device), chosen
-        for join, finer in zip(self.joins, detail[-2::-1], strict=True):
-            features = join(torch.cat([functional.interpolate(features, scale_factor=2), finer], dim=1))
-        maps = self.pointer(features).unflatten(1, (-1, 2))[own].flatten(2).softmax(-1)
-        pointed = torch.einsum("bkp,bcp->bkc", maps, functional.avg_pool2d(pixels, 2).flatten(2)).flatten(1)
-        colours = pointed + MOST_SHIFT * torch.tanh(self.shift(summary))
-        read["colour"] = -_SHARPNESS * (colours[:, None, : NUMBERS["main"]] - self.named_colours).square().sum(-1)
-        proportions = self.proportions(summary).unflatten(1, (-1, 2))[own]
-        return {name: read[name] for name in CHOICES}, torch.cat([colours, proportions], dim=1)
+        look = self._look(pixels, subjects)
+        return self._told(look, look.maps @ look.seen)
 
     @torch.no_grad()
     def read(self, images: list[Image.Image]) -> Reading:
@@ -109,13 +116,57 @@ class Reader(nn.Module):
             What it sees, in the order of the pictures.
         """
         self.eval()
-        pixels = torch.stack([to_tensor(image) for image in images])
-        logits, numbers = self(pixels)
+        look = self._look(torch.stack([to_tensor(image) for image in images]))
+        logits, numbers = self._told(look, _two_colours(look.maps, look.seen))
         split = numbers.split(list(NUMBERS.values()), dim=1)
         return Reading(
             {name: [CHOICES[name][i] for i in table.argmax(-1).tolist()] for name, table in logits.items()},
             {name: values.numpy() for name, values in zip(NUMBERS, split, strict=True)},
         )
+
+    def _look(self, pixels: Tensor, subjects: Tensor | None = None) -> _Look:
+        features, detail = pixels * 2 - 1, []
+        for stage in self.stages:
+            features = stage(features)
+            detail.append(features)
+        summary = self.summary(features)
+        logits = {name: head(summary) for name, head in self.choices.items()}
+        chosen = logits["subject"].argmax(-1) if subjects is None else subjects
+        own = torch.arange(len(pixels), device=pixels.device), chosen
+        for join, finer in zip(self.joins, detail[-2::-1], strict=True):
+            features = join(torch.cat([functional.interpolate(features, scale_factor=2), finer], dim=1))
+        return _Look(
+            logits,
+            maps=self.pointer(features).unflatten(1, (-1, 2))[own].flatten(2).softmax(-1),
+            seen=functional.avg_pool2d(pixels, 2).flatten(2).transpose(1, 2),
+            shift=MOST_SHIFT * torch.tanh(self.shift(summary)),
+            proportions=self.proportions(summary).unflatten(1, (-1, 2))[own],
+        )
+
+    def _told(self, look: _Look, pointed: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Put together what `forward` returns; ``pointed`` (B, 2, 3) are main and accent colour as they are seen."""
+        colours = pointed.flatten(1) + look.shift
+        far = (colours[:, None, : NUMBERS["main"]] - self.named_colours).square().sum(-1)
+        told = {**look.logits, "colour": -_SHARPNESS * far}
+        return {name: told[name] for name in CHOICES}, torch.cat([colours, look.proportions], dim=1)
+
+
+def _two_colours(maps: Tensor, seen: Tensor) -> Tensor:
+    """Find the two colours that most of the pixels pointed at have (2-means): a mean over stripes is no colour of them.
+
+    Args:
+        maps: float32 (B, 2, P), weights of the pixels of main and accent colour.
+        seen: float32 (B, P, 3), the pixels.
+
+    Returns:
+        (B, 2, 3), each beginning at the mean under its own map, so that the order stays.
+    """
+    weights, colours = maps.sum(1), maps @ seen
+    for _ in range(_ROUNDS):
+        nearest = torch.cdist(seen, colours).argmin(-1)
+        shares = functional.one_hot(nearest, 2).transpose(1, 2) * weights[:, None] + _NEVER_EMPTY * maps
+        colours = shares @ seen / shares.sum(-1, keepdim=True)
+    return colours
 
 
 def _narrowing(before: int, after: int) -> nn.Sequential:
