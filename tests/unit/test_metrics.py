@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 from torchmetrics.functional.multimodal import clip_score
 
@@ -34,9 +33,8 @@ from textual_inversion_ext.evaluation.score import Score
 from textual_inversion_ext.evaluation.texts import TEXT_MODES, scored_text
 from textual_inversion_ext.evaluation.views import VIEWS, clipscore, percent, torchmetrics_clip_score, viewed
 from textual_inversion_ext.pocket import render_concept
-from textual_inversion_ext.pocket.reader import MOST_SHIFT, Reader, read_reader
+from textual_inversion_ext.pocket.reader import Reader
 from textual_inversion_ext.pocket.specs import SubjectSpec
-from textual_inversion_ext.pocket.vocabulary import nearest_colour
 
 HALF = 0.5**0.5  # cosine of 45 degrees: yellow is as near to red as to green
 
@@ -267,36 +265,6 @@ def test_the_reader_of_pocket_pictures_fits() -> None:
     errors = metric.errors(Scored(tuple(render_concept("mochi", 3)), truth=TRUTH))
     assert all(values.shape == (3,) and values.isfinite().all() for values in errors.values())
     assert all(((values >= 0) & (values <= 1)).all() for values in errors.values())
-
-
-@pytest.mark.parametrize("colour", [(200, 90, 40), (64, 128, 160)])
-def test_the_reader_takes_colours_from_the_picture(colour: tuple[int, int, int]) -> None:
-    """Even an untrained one: where there is one colour only, it can point at no other."""
-    torch.manual_seed(0)
-    reader = Reader()
-    pictures = [Image.new("RGB", (64, 64), colour)]
-    for name in ("main", "accent"):
-        off = reader.read(pictures).numbers[name][0] - np.array(colour) / 255
-        assert 0 < np.abs(off).max() <= MOST_SHIFT
-    for parameter in reader.shift.parameters():
-        torch.nn.init.zeros_(parameter)
-    seen = reader.read(pictures)
-    assert np.allclose(seen.numbers["main"], np.array(colour) / 255, atol=1e-5)
-    assert seen.choices["colour"] == [nearest_colour(colour)]
-
-
-def test_a_reader_comes_from_its_file(tmp_path: Path) -> None:
-    reader = Reader()
-    save_file(reader.state_dict(), tmp_path / "reader.safetensors")
-    pictures = render_concept("mochi", 2)
-    again, first = read_reader(tmp_path / "reader.safetensors").read(pictures), reader.read(pictures)
-    assert again.choices == first.choices
-    assert all(np.array_equal(again.numbers[name], values) for name, values in first.numbers.items())
-    save_file({"weight": torch.ones(1)}, tmp_path / "other.safetensors")
-    (tmp_path / "text.safetensors").write_text("no weights", encoding="utf-8")
-    for name in ("other", "text", "missing"):
-        with pytest.raises(ModelError, match=rf"{name}\.safetensors.*python -m benchmarks\.reader"):
-            read_reader(tmp_path / f"{name}.safetensors")
 
 
 def test_identity_errors_need_a_reader_and_a_truth() -> None:

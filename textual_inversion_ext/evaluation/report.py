@@ -1,7 +1,7 @@
 """What an evaluation found: records, and the file ``report.json`` that holds them.
 
-The file's form is stable: whoever reads version 1 today reads it tomorrow. A field may join, with a default for files
-that lack it; any other change raises ``SCHEMA_VERSION``.
+The file's form is stable: whoever reads version 1 today reads it tomorrow. A change of it raises ``SCHEMA_VERSION``.
+Version 2 says whether the references are the run's own pictures.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ __all__ = [
 
 SCHEMA = "textual-inversion evaluation report"
 """What the file says it is."""
-SCHEMA_VERSION = 1
-"""Version of the file's form."""
+SCHEMA_VERSION = 2
+"""Version of the file's form; older ones are read too."""
 REPORT_FILE = "report.json"
 """Name of the file."""
 
@@ -151,11 +151,11 @@ class EvaluationReport:
         if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
             raise ReportError(f"{place} is no evaluation report; give the report.json of `textual-inversion evaluate`.")
         version = content.pop("schema_version", None)
-        if version != SCHEMA_VERSION:
+        if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
             raise ReportError(
-                f"{place} has schema version {version!r}; this version of textual-inversion-ext reads version"
-                f" {SCHEMA_VERSION}. Evaluate again (pictures that exist are reused), or install the version that wrote"
-                f" it ({_library_version(content)})."
+                f"{place} has schema version {version!r}; this version of textual-inversion-ext reads versions"
+                f" 1 to {SCHEMA_VERSION}. Evaluate again (pictures that exist are reused), or install the version that"
+                f" wrote it ({_library_version(content)})."
             )
         return decode(cls, content, place)
 
