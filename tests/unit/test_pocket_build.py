@@ -20,8 +20,9 @@ from textual_inversion_ext.pocket import vocabulary as words
 from textual_inversion_ext.pocket.build import __main__ as command
 from textual_inversion_ext.pocket.build.clip import build_clip
 from textual_inversion_ext.pocket.build.continued import continue_clip
+from textual_inversion_ext.pocket.build.identities import IDENTITY_NUMBERS, STAND_IN, IdentityRows, identity_numbers
 from textual_inversion_ext.pocket.build.loop import Schedule, Training
-from textual_inversion_ext.pocket.build.tokenizer import build_tokenizer
+from textual_inversion_ext.pocket.build.tokenizer import build_tokenizer, tokenize
 from textual_inversion_ext.pocket.build.unet import denoising_error, part_weights, spread_timesteps
 from textual_inversion_ext.pocket.characters import CHARACTERS
 
@@ -125,6 +126,27 @@ def test_clip_and_the_pipeline_share_the_text_tower(built: Path, monkeypatch: py
     assert torch.equal(states, pipeline.text_encoder(inputs["input_ids"]).last_hidden_state)
     pixels = processor.image_processor(pocket.render_concept("mochi"), return_tensors="pt")["pixel_values"]
     assert pixels.shape == (5, 3, 64, 64)
+
+
+def test_identities_start_as_the_words_of_their_subjects_and_stand_where_the_stand_in_is() -> None:
+    pipeline = pocket.load_pipeline()
+    tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder.requires_grad_(False)
+    rows = IdentityRows(tokenizer, encoder)
+    subjects = [concept.subject for concept in pocket.OBJECTS[:2] if concept.subject is not None]
+    numbers = torch.from_numpy(np.stack([identity_numbers(subject) for subject in subjects]))
+    assert numbers.shape == (2, IDENTITY_NUMBERS) and numbers.abs().max() <= 1
+
+    def states_of(texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        ids = tokenize(tokenizer, [[text] for text in texts])[:, 0]
+        return encoder(ids).last_hidden_state, *rows(encoder, ids, numbers, torch.Generator().manual_seed(0))
+
+    plain, _, _ = states_of([f"a photo of a {subject.kind} in the snow" for subject in subjects])
+    _, states, change = states_of([f"a photo of a {STAND_IN} in the snow"] * 2)
+    assert not change.any() and 0 < (states - plain).abs().mean() < 0.1 < (states[0] - states[1]).abs().mean()
+    states.square().sum().backward()
+    assert rows.change[-1].weight.grad.any()
+    plain, states, _ = states_of(["a red fish"] * 2)  # nothing to replace
+    assert torch.equal(plain, states) and not encoder.get_input_embeddings()._forward_hooks
 
 
 def test_part_weights_raise_subjects_and_most_of_all_their_details() -> None:

@@ -39,9 +39,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--stage", choices=("all", "render", "clip", "vae", "unet", "export"), default="all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that render")
-    parser.add_argument(
-        "--compile", action="store_true", help="run the denoiser through torch.compile (needs a C++ compiler)"
-    )
     parser.add_argument("--pictures", type=int, default=PICTURES, help="training pictures to render, in steps of 500")
     parser.add_argument(
         "--start_from", type=Path, help="weights of an earlier build to go on from, in a world that has grown"
@@ -65,7 +62,6 @@ class Build:
         self.device = torch.device(arguments.device)
         self.world: RenderedWorld = rendered_world(self.folder, arguments.pictures, SEED, arguments.workers)
         self.tokenizer = self._tokenizer()
-        self.ids = clip.tokenize_captions(self.tokenizer, self.world)
 
     def _tokenizer(self) -> CLIPTokenizer:
         # Learned once: pairs that are equally frequent are merged in an order that differs from process to process.
@@ -87,7 +83,7 @@ class Build:
         if earlier is not None:
             model, schedule, growth = continue_clip(model, self.tokenizer, earlier), clip.CONTINUED, 1
         schedule = _with_steps(schedule, self.arguments.clip_steps)
-        return clip.train_clip(model, self.tokenizer, self.world, self.ids, self.folder, self.device, schedule, growth)
+        return clip.train_clip(model, self.tokenizer, self.world, self.folder, self.device, schedule, growth)
 
     def vae(self) -> AutoencoderKL:
         """Train the VAE, or go on training it, or take the earlier one."""
@@ -110,14 +106,12 @@ class Build:
         model = unet.train_unet(
             earlier_unet(earlier) if earlier else unet.build_unet(),
             text_tower(text_clip),
+            self.tokenizer,
             latents,
             self.world,
-            self.ids,
-            self.tokenizer("", padding="max_length", return_tensors="pt").input_ids[0],
             self.folder,
             self.device,
             _with_steps(unet.CONTINUED if earlier else unet.SCHEDULE, self.arguments.unet_steps),
-            compiled=self.arguments.compile,
             **going_on,
         )
         return autoencoder, model

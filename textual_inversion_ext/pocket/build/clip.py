@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from textual_inversion_ext.pocket.build.dataset import CAPTIONS_PER_PICTURE, RenderedWorld
+from textual_inversion_ext.pocket.build.dataset import RenderedWorld
 from textual_inversion_ext.pocket.build.loop import Schedule, Training
-from textual_inversion_ext.pocket.build.tokenizer import MAX_LENGTH
+from textual_inversion_ext.pocket.build.tokenizer import MAX_LENGTH, tokenize
 from textual_inversion_ext.pocket.characters import CHARACTERS
 from textual_inversion_ext.pocket.renderer import SIDE
 from textual_inversion_ext.pocket.vocabulary import SCENES, SUBJECTS
@@ -54,13 +54,6 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     return CLIPModel(config)
 
 
-def tokenize_captions(tokenizer: CLIPTokenizer, world: RenderedWorld) -> Tensor:
-    """Return all captions as ids, int64 (N, CAPTIONS_PER_PICTURE, MAX_LENGTH)."""
-    flat = [text for texts in world.captions for text in texts]
-    ids = tokenizer(flat, padding="max_length", truncation=True, max_length=MAX_LENGTH, return_tensors="pt").input_ids
-    return ids.view(len(world.captions), CAPTIONS_PER_PICTURE, MAX_LENGTH)
-
-
 def pixels_to_tensor(pixels: np.ndarray, device: torch.device) -> Tensor:
     """Turn uint8 (B, H, W, 3) into float32 (B, 3, H, W) in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).float() / 255.0
@@ -70,7 +63,6 @@ def train_clip(
     model: CLIPModel,
     tokenizer: CLIPTokenizer,
     world: RenderedWorld,
-    ids: Tensor,
     folder: Path,
     device: torch.device,
     schedule: Schedule = SCHEDULE,
@@ -84,8 +76,7 @@ def train_clip(
     Args:
         model: From `build_clip`.
         tokenizer: The pocket tokenizer.
-        world: Pictures.
-        ids: Their captions, int64 (N, captions, L).
+        world: Pictures with captions.
         folder: Where the checkpoint is kept.
         device: Device to train on.
         schedule: Steps and rates.
@@ -96,7 +87,8 @@ def train_clip(
     """
     model.to(device).train()
     training = Training("clip", model, schedule, folder)
-    length, batches = _used_length(ids), Batches(world)
+    ids, batches = tokenize(tokenizer, world.captions), Batches(world)
+    length = _used_length(ids)
     prompts = tokenizer([f"a photo of a {word}" for word in SUBJECTS], padding="max_length", return_tensors="pt")
     subject_ids = prompts.input_ids[:, :length].to(device)
 

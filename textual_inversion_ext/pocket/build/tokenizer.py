@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 MAX_LENGTH = 32
@@ -39,3 +40,18 @@ def build_tokenizer(texts: Iterable[str], merges: int = 2500) -> CLIPTokenizer:
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=pairs)
     tokenizer.model_max_length = MAX_LENGTH
     return tokenizer
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[Sequence[str]]) -> Tensor:
+    """Turn captions into ids.
+
+    Args:
+        tokenizer: From `build_tokenizer`.
+        texts: As many captions of each picture.
+
+    Returns:
+        int64 (pictures, captions, MAX_LENGTH).
+    """
+    flat = [text for group in texts for text in group]
+    ids = tokenizer(flat, padding="max_length", truncation=True, max_length=MAX_LENGTH, return_tensors="pt").input_ids
+    return ids.view(len(texts), -1, MAX_LENGTH)

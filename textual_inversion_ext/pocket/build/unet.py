@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from textual_inversion_ext.pocket.build.dataset import RenderedWorld
+from textual_inversion_ext.pocket.build.identities import IdentityRows
 from textual_inversion_ext.pocket.build.loop import Schedule, Training
+from textual_inversion_ext.pocket.build.tokenizer import tokenize
 from textual_inversion_ext.pocket.build.vae import LATENT_CHANNELS
 
 SCHEDULE = Schedule(steps=20000, learning_rate=1e-3, weight_decay=0.01, averaging=0.9995)
@@ -29,10 +31,13 @@ COARSE_FROM = 2500
 COARSE_WEIGHT = 0.1
 SNR_FLOOR, MOST_WEIGHT = 0.05, 10.0
 # Added to the background's weight of 1 where a subject is, and where its accent or accessory is: those are small, and
-# the plain mean forgets them. Half of a batch shows characters, and many captions leave nothing out: both tell what a
-# text means in every detail.
+# the plain mean forgets them. Many captions leave nothing out, which tells what a text means in every detail.
 SUBJECT_WEIGHT, DETAIL_WEIGHT = 3.0, 12.0
-CHARACTERS_SHARE, FULL_SHARE = 0.5, 0.4
+FULL_SHARE = 0.4
+# Shares of a batch whose captions have a row for the identity that they show (see `identities`), and that show named
+# characters. The weight keeps such rows near the words of their subjects, where words that are learned start.
+NAMELESS_SHARE, CHARACTERS_SHARE = 7 / 16, 1 / 4
+CHANGE_WEIGHT = 2e-4
 # Once fine noise is known, few samples are spent on it, each counted for many.
 FINE_TIMESTEPS, FINE_SHARE = 250, 0.12
 
@@ -61,65 +66,69 @@ def build_unet() -> UNet2DConditionModel:
 def train_unet(
     model: UNet2DConditionModel,
     text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
     latents: Tensor,
     world: RenderedWorld,
-    ids: Tensor,
-    empty_ids: Tensor,
     folder: Path,
     device: torch.device,
     schedule: Schedule = SCHEDULE,
     *,
     batch: int = BATCH,
     coarse_from: int = COARSE_FROM,
-    compiled: bool = False,
 ) -> UNet2DConditionModel:
     """Train the denoiser on noise prediction (see `denoising_error`).
 
     Args:
         model: From `build_unet`.
         text_encoder: Frozen.
+        tokenizer: The pocket tokenizer.
         latents: Scaled latents of pictures and mirror images, float16 (2, N, 8, 16, 16).
-        world: Which pictures show characters, and where their details are.
-        ids: Captions, int64 (N, captions, L); the last of each picture leaves nothing out.
-        empty_ids: The empty prompt, int64 (L,).
+        world: What the pictures show, and their captions.
         folder: Where the checkpoint is kept.
         device: Device to train on.
         schedule: Steps and rates.
         batch: Latents a step.
         coarse_from: Step from which the coarse error counts.
-        compiled: Whether to run the denoiser through `torch.compile`.
 
     Returns:
         The model with averaged weights.
     """
-    model.to(device, memory_format=torch.channels_last).train()
     text_encoder.to(device).eval().requires_grad_(False)
-    training = Training("unet", model, schedule, folder)
+    nameless = IdentityRows(tokenizer, text_encoder)
+    both = nn.ModuleDict({"unet": model.to(memory_format=torch.channels_last), "rows": nameless}).to(device).train()
+    training = Training("unet", both, schedule, folder)
     alphas = DDPMScheduler(**NOISE).alphas_cumprod.to(device)
-    samples = _Samples(latents.to(device), world, ids.to(device), empty_ids.to(device), batch)
-    forward = torch.compile(model) if compiled else model
+    samples = _Samples(latents.to(device), world, tokenizer, batch)
 
     def loss_of(step: int) -> Tensor:
         coarse = step >= coarse_from
         drawn = samples.draw(step, spread=coarse)
         alpha = alphas[drawn.timesteps].view(-1, 1, 1, 1)
+        count = len(drawn.identities)
+        states, change = nameless(text_encoder, drawn.text[:count], drawn.identities, drawn.jitter)
         with torch.no_grad():
-            states = text_encoder(drawn.text).last_hidden_state
+            states = torch.cat([states, text_encoder(drawn.text[count:]).last_hidden_state])
         noised = (alpha.sqrt() * drawn.clean + (1 - alpha).sqrt() * drawn.noise).contiguous(
             memory_format=torch.channels_last
         )
         with torch.autocast(device.type, torch.bfloat16):
-            predicted = forward(noised, drawn.timesteps, states).sample.float()
+            predicted = model(noised, drawn.timesteps, states).sample.float()
         snr = (alpha / (1 - alpha)).flatten()
-        return denoising_error(predicted - drawn.noise, snr, drawn.weights, drawn.counted, coarse=coarse)
+        error = denoising_error(predicted - drawn.noise, snr, drawn.weights, drawn.counted, coarse=coarse)
+        return error + CHANGE_WEIGHT * change.square().sum(-1).mean()
 
     training.run(loss_of)
-    return training.use_average()
+    training.use_average()
+    return model
 
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """A batch: clean latents and noise (B, C, h, w), ids (B, L), timesteps (B,), what cells and samples count for."""
+    """A batch of B, of which the first K have captions for `IdentityRows`.
+
+    Clean latents and noise (B, C, h, w), ids (B, L), timesteps (B,), what cells and samples count for, who the first
+    are (K, IDENTITY_NUMBERS), and the noise on their rows.
+    """
 
     clean: Tensor
     noise: Tensor
@@ -127,6 +136,8 @@ class _Drawn:
     timesteps: Tensor
     weights: Tensor
     counted: Tensor
+    identities: Tensor
+    jitter: torch.Generator
 
 
 class _Samples:
@@ -134,16 +145,23 @@ class _Samples:
 
     Args:
         latents: As for `train_unet`, like all of these.
-        world: Which pictures show characters, and where their details are.
-        ids: Captions.
-        empty_ids: The empty prompt.
+        world: What the pictures show, and their captions.
+        tokenizer: The pocket tokenizer.
         batch: Samples a step.
     """
 
-    def __init__(self, latents: Tensor, world: RenderedWorld, ids: Tensor, empty_ids: Tensor, batch: int) -> None:
-        self.latents, self.ids, self.empty_ids, self.batch = latents, ids, empty_ids, batch
-        self.weights = part_weights(world.coverage).to(latents.device)
-        self.characters = torch.tensor(world.characters, device=latents.device)
+    def __init__(self, latents: Tensor, world: RenderedWorld, tokenizer: CLIPTokenizer, batch: int) -> None:
+        device = latents.device
+        self.latents, self.batch = latents, batch
+        ends = [round(batch * share) for share in (NAMELESS_SHARE, NAMELESS_SHARE + CHARACTERS_SHARE)]
+        self.of_nameless, self.of_characters = slice(ends[0]), slice(*ends)
+        self.weights = part_weights(world.coverage).to(device)
+        self.ids = tokenize(tokenizer, world.captions).to(device)
+        self.empty_ids = tokenize(tokenizer, [[""]])[0, 0].to(device)
+        self.alone = torch.tensor([place for place, texts in enumerate(world.nameless) if texts], device=device)
+        self.nameless = tokenize(tokenizer, [texts for texts in world.nameless if texts]).to(device)
+        self.identities = torch.from_numpy(world.identities).to(device)
+        self.characters = torch.tensor(world.characters, device=device)
 
     def draw(self, step: int, *, spread: bool) -> _Drawn:
         """Draw a batch.
@@ -158,14 +176,18 @@ class _Samples:
         device, last = self.latents.device, self.ids.shape[1] - 1
         random = torch.Generator(device).manual_seed(step)
         draw = partial(torch.rand, self.batch, generator=random, device=device)
-        of_characters = slice(round(self.batch * CHARACTERS_SHARE))
-        rows = (draw() * self.latents.shape[1]).long()
-        rows[of_characters] = self.characters[(draw()[of_characters] * len(self.characters)).long()]
+        first, second = self.of_nameless, self.of_characters
+        chance, chosen = draw(), draw()
+        rows = (chance * self.latents.shape[1]).long()
+        alone = (chance[first] * len(self.alone)).long()
+        rows[first] = self.alone[alone]
+        rows[second] = self.characters[(chance[second] * len(self.characters)).long()]
+        text = self.ids[rows, torch.where(draw() < FULL_SHARE, last, (chosen * last).long())]
+        text[first] = self.nameless[alone, (chosen[first] * self.nameless.shape[1]).long()]
         mirrored = (draw() < 0.5).long()
         clean = self.latents[mirrored, rows].float()
-        text = self.ids[rows, torch.where(draw() < FULL_SHARE, last, (draw() * last).long())]
         # Stratified timesteps: each batch covers the whole schedule, which steadies the loss. In random order: the
-        # first samples show characters.
+        # first samples are of other kinds than the last.
         u = (torch.randperm(self.batch, generator=random, device=device) + draw()) / self.batch
         timesteps, counted = spread_timesteps(u) if spread else ((u * 1000).long().clamp(max=999), torch.ones_like(u))
         return _Drawn(
@@ -175,6 +197,8 @@ class _Samples:
             timesteps=timesteps,
             weights=self.weights[mirrored, rows],
             counted=counted,
+            identities=self.identities[rows[first]],
+            jitter=random,
         )
 
 
