@@ -20,6 +20,7 @@ from textual_inversion_ext.pocket import vocabulary as words
 from textual_inversion_ext.pocket.build import __main__ as command
 from textual_inversion_ext.pocket.build.clip import build_clip
 from textual_inversion_ext.pocket.build.continued import continue_clip
+from textual_inversion_ext.pocket.build.dataset import rendered_world
 from textual_inversion_ext.pocket.build.identities import IDENTITY_NUMBERS, STAND_IN, IdentityRows, identity_numbers
 from textual_inversion_ext.pocket.build.loop import Schedule, Training
 from textual_inversion_ext.pocket.build.tokenizer import build_tokenizer, tokenize
@@ -128,6 +129,17 @@ def test_clip_and_the_pipeline_share_the_text_tower(built: Path, monkeypatch: py
     assert pixels.shape == (5, 3, 64, 64)
 
 
+def test_nameless_captions_are_of_the_identity_beside_them(built: Path) -> None:
+    world = rendered_world(built.parent / "work", 500, command.SEED, workers=1)
+    alone = [place for place, captions in enumerate(world.nameless) if captions]
+    assert alone == [place for place, captions in enumerate(world.captions) if " next to " not in captions[-1]]
+    kinds = [words.SUBJECTS[place] for place in world.identities[:, : len(words.SUBJECTS)].argmax(1)]
+    described = [place for place in alone if place not in world.characters]
+    assert described and all(kinds[place] in world.captions[place][-1].split() for place in described)
+    replaced = [STAND_IN in caption.split() for place in alone for caption in world.nameless[place]]
+    assert 0.75 < np.mean(replaced) < 0.9  # the others describe, or tell the style alone
+
+
 def test_identities_start_as_the_words_of_their_subjects_and_stand_where_the_stand_in_is() -> None:
     pipeline = pocket.load_pipeline()
     tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder.requires_grad_(False)
@@ -146,7 +158,7 @@ def test_identities_start_as_the_words_of_their_subjects_and_stand_where_the_sta
     states.square().sum().backward()
     assert rows.change[-1].weight.grad.any()
     plain, states, _ = states_of(["a red fish"] * 2)  # nothing to replace
-    assert torch.equal(plain, states) and not encoder.get_input_embeddings()._forward_hooks
+    assert torch.equal(plain, states) and isinstance(encoder.get_input_embeddings(), nn.Embedding)
 
 
 def test_part_weights_raise_subjects_and_most_of_all_their_details() -> None:

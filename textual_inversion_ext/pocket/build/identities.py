@@ -8,8 +8,6 @@ such rows exist is all that remains of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,6 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from textual_inversion_ext.pocket.characters import CHARACTERS
 from textual_inversion_ext.pocket.specs import SubjectSpec
 from textual_inversion_ext.pocket.vocabulary import ACCESSORIES, PATTERNS, SUBJECTS
+from textual_inversion_ext.tokens import attached, word_ids
 
 STAND_IN = next(iter(CHARACTERS))
 """The word in whose place rows stand: any of one token will do."""
@@ -59,7 +58,7 @@ class IdentityRows(nn.Module):
     def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
         super().__init__()
         table = text_encoder.get_input_embeddings().weight
-        self.stand_in = _one_token(tokenizer, STAND_IN)
+        self.stand_in, self.first_id = _one_token(tokenizer, STAND_IN), len(tokenizer)
         kinds = [_one_token(tokenizer, kind) for kind in SUBJECTS]
         self.register_buffer("kinds", table[kinds].detach().float(), persistent=False)
         first, second, last = (
@@ -87,19 +86,13 @@ class IdentityRows(nn.Module):
         change = _GAIN * self.change(numbers)
         rows = self.kinds[numbers[:, : len(SUBJECTS)].argmax(-1)] + change
         rows = rows + _JITTER * torch.randn(rows.shape, generator=random, device=rows.device)
-        place = (ids == self.stand_in)[..., None]
-
-        def replace(module: nn.Module, inputs: Sequence[Tensor], looked_up: Tensor) -> Tensor:
-            return torch.where(place, rows[:, None], looked_up)
-
-        hook = text_encoder.get_input_embeddings().register_forward_hook(replace)
-        try:
-            return text_encoder(ids).last_hidden_state, change
-        finally:
-            hook.remove()
+        own = self.first_id + torch.arange(len(ids), device=ids.device)[:, None]
+        with attached(text_encoder, self.first_id) as embedding:
+            embedding.rows = rows
+            return text_encoder(torch.where(ids == self.stand_in, own, ids)).last_hidden_state, change
 
 
 def _one_token(tokenizer: CLIPTokenizer, word: str) -> int:
     """Look up a word that the vocabulary has whole."""
-    (token,) = tokenizer(word, add_special_tokens=False).input_ids
+    (token,) = word_ids(tokenizer, word)
     return token

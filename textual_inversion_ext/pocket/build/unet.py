@@ -105,7 +105,7 @@ def train_unet(
         drawn = samples.draw(step, spread=coarse)
         alpha = alphas[drawn.timesteps].view(-1, 1, 1, 1)
         count = len(drawn.identities)
-        states, change = nameless(text_encoder, drawn.text[:count], drawn.identities, drawn.jitter)
+        states, change = nameless(text_encoder, drawn.text[:count], drawn.identities, drawn.random)
         with torch.no_grad():
             states = torch.cat([states, text_encoder(drawn.text[count:]).last_hidden_state])
         noised = (alpha.sqrt() * drawn.clean + (1 - alpha).sqrt() * drawn.noise).contiguous(
@@ -127,7 +127,7 @@ class _Drawn:
     """A batch of B, of which the first K have captions for `IdentityRows`.
 
     Clean latents and noise (B, C, h, w), ids (B, L), timesteps (B,), what cells and samples count for, who the first
-    are (K, IDENTITY_NUMBERS), and the noise on their rows.
+    are (K, IDENTITY_NUMBERS), and the source of all further randomness of the step.
     """
 
     clean: Tensor
@@ -137,7 +137,7 @@ class _Drawn:
     weights: Tensor
     counted: Tensor
     identities: Tensor
-    jitter: torch.Generator
+    random: torch.Generator
 
 
 class _Samples:
@@ -198,7 +198,7 @@ class _Samples:
             weights=self.weights[mirrored, rows],
             counted=counted,
             identities=self.identities[rows[first]],
-            jitter=random,
+            random=random,
         )
 
 
