@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from textual_inversion_ext.pocket.specs import PictureSpec
 __all__ = ["CACHE", "CHOICES", "NUMBERS", "Reader", "Reading", "accuracy", "load_reader", "to_tensor"]
 
 CACHE = Path(__file__).parent / ".cache"
+WEIGHTS = Path(__file__).with_suffix(".safetensors")
 # Squared errors of colours in 0..1 are small beside the cross-entropies of the choices.
 NUMBERS_WEIGHT = 20.0
 PICTURES, STEPS, BATCH, SEED = 48_000, 5_000, 64, 177
@@ -91,10 +91,12 @@ def _augmented(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def load_reader() -> Reader:
-    """Load the reader, or train it on fresh renderings and keep it in `benchmarks/.cache`."""
-    path = CACHE / "reader.safetensors"
-    if path.exists():
-        return read_reader(path)
+    """Load the reader that all benchmarks share."""
+    return read_reader(WEIGHTS)
+
+
+def train_reader() -> Reader:
+    """Train a reader on fresh renderings."""
     torch.manual_seed(SEED)
     reader = Reader()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -114,10 +116,7 @@ def load_reader() -> Reader:
         loss.backward()
         optimizer.step()
         schedule.step()
-    CACHE.mkdir(exist_ok=True)
-    reader.cpu()
-    save_file(reader.state_dict(), path)
-    return reader.eval()
+    return reader.cpu().eval()
 
 
 def accuracy(reader: Reader, count: int = 1_000) -> dict[str, float]:
@@ -135,13 +134,13 @@ def accuracy(reader: Reader, count: int = 1_000) -> dict[str, float]:
 
 
 def main() -> None:
-    """Train the reader if that was not done before, and copy its weights to a place of the user's."""
+    """Train the reader and write its weights, in half precision."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="where its weights go; some 20 minutes on two cores")
+    parser.add_argument("file", type=Path, nargs="?", default=WEIGHTS, help="where the weights go")
     file: Path = parser.parse_args().file
-    load_reader()
+    state = train_reader().state_dict()
     file.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(CACHE / "reader.safetensors", file)
+    save_file({name: value.half() if value.is_floating_point() else value for name, value in state.items()}, file)
     print(f"The reader's weights are in {file}")
 
 

@@ -252,6 +252,18 @@ def test_identity_error_is_the_mean_over_attributes(seen: dict[str, Any], errors
     assert not metric.higher_is_better and metric.name == "identity_error (Told)"
 
 
+@pytest.mark.parametrize(("pattern", "error"), [("plain", 1.0), ("spotted", 1.0), ("striped", 0.0), ("checkered", 0.0)])
+def test_colours_that_have_no_place_of_their_own_may_be_exchanged(pattern: str, error: float) -> None:
+    """But not against a worse order: what is seen in its place stays there."""
+    truth = replace(TRUTH, main=(0, 0, 0), accent=(255, 255, 255), pattern=pattern)
+    errors = IdentityErrorMetric(Told(main=(1, 1, 1), accent=(0, 0, 0))).errors(Scored(plain("red"), truth=truth))
+    close(errors["main"], error)
+    close(errors["accent"], error)
+    errors = IdentityErrorMetric(Told(main=(0, 0, 0), accent=(1, 1, 0))).errors(Scored(plain("red"), truth=truth))
+    close(errors["main"], 0.0)
+    close(errors["accent"], 3**-0.5)
+
+
 def test_a_subject_without_accessory_should_have_none() -> None:
     bare = Scored(plain("red"), truth=replace(TRUTH, accessory=None))
     close(IdentityErrorMetric(Told(accessory="none"))(bare), 0.0)
@@ -268,7 +280,7 @@ def test_the_reader_of_pocket_pictures_fits() -> None:
 
 
 def test_identity_errors_need_a_reader_and_a_truth() -> None:
-    with pytest.raises(ConfigError, match=r"benchmarks\.reader reader\.safetensors.*--reader reader"):
+    with pytest.raises(ConfigError, match=r"--reader benchmarks/reader\.safetensors"):
         build_metrics(["identity_error"], MetricParts("pocket"))
     with pytest.raises(DataError, match="truth"):
         IdentityErrorMetric(Told()).errors(Scored(plain("red")))

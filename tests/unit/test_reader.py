@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from textual_inversion_ext.errors import ModelError
-from textual_inversion_ext.pocket import render_concept
+from textual_inversion_ext.pocket import OBJECTS, render_concept
 from textual_inversion_ext.pocket.reader import MOST_SHIFT, Reader, _two_colours, read_reader
 from textual_inversion_ext.pocket.vocabulary import nearest_colour
 
@@ -71,5 +71,19 @@ def test_a_reader_comes_from_its_file(tmp_path: Path) -> None:
     save_file({"weight": torch.ones(1)}, tmp_path / "other.safetensors")
     (tmp_path / "text.safetensors").write_text("no weights", encoding="utf-8")
     for name in ("other", "text", "missing"):
-        with pytest.raises(ModelError, match=rf"{name}\.safetensors.*python -m benchmarks\.reader"):
+        with pytest.raises(ModelError, match=rf"{name}\.safetensors.*benchmarks/reader\.safetensors"):
             read_reader(tmp_path / f"{name}.safetensors")
+
+
+def test_the_reader_of_the_repository_reads_the_shipped_concepts() -> None:
+    reader = read_reader(Path(__file__).parents[2] / "benchmarks" / "reader.safetensors")
+    subjects: list[bool] = []
+    off: dict[str, list[float]] = {"main": [], "accent": []}
+    for concept in OBJECTS:
+        assert (truth := concept.subject) is not None
+        seen = reader.read(render_concept(concept.name, 8))
+        subjects += [kind == truth.kind for kind in seen.choices["subject"]]
+        for name, true in (("main", truth.main), ("accent", truth.accent)):
+            off[name] += np.linalg.norm(seen.numbers[name] * 255 - true, axis=1).tolist()
+    assert np.mean(subjects) > 0.95
+    assert np.mean(off["main"]) < 30 and np.mean(off["accent"]) < 30

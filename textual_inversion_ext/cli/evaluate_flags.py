@@ -136,6 +136,6 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
         "--reader",
         default=None,
         metavar="FILE",
-        help="For identity_error, in the pocket world: weights of the network that reads what a picture shows. They are"
-        " not shipped; `python -m benchmarks.reader FILE` in a checkout of the repository trains them.",
+        help="For identity_error, in the pocket world: weights of the network that reads what a picture shows, in the"
+        " repository benchmarks/reader.safetensors.",
     )

@@ -1,4 +1,4 @@
-"""Reads what a pocket picture shows: subject, colours, proportions, accessory, scene, style (weights: not shipped)."""
+"""Reads what a pocket picture shows: subject, colours, proportions, accessory, scene, style (weights: benchmarks/)."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def read_reader(file: str | Path) -> Reader:
     """Load a trained reader.
 
     Args:
-        file: Its weights, as ``python -m benchmarks.reader FILE`` of the repository writes them.
+        file: Its weights: ``benchmarks/reader.safetensors`` of the repository.
 
     Returns:
         The reader, on the CPU.
@@ -213,7 +213,7 @@ def read_reader(file: str | Path) -> Reader:
         reader.load_state_dict(load_file(file))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"Cannot load the reader of pocket pictures {file}: {' '.join(str(error).split())[:200]} Train one in a"
-            " checkout of the repository: python -m benchmarks.reader reader.safetensors"
+            f"Cannot load the reader of pocket pictures {file}: {' '.join(str(error).split())[:200]} There is one in"
+            " the repository: benchmarks/reader.safetensors"
         ) from error
     return reader.eval()

@@ -9,18 +9,21 @@ from torch import Tensor
 from textual_inversion_ext.errors import ConfigError, DataError
 from textual_inversion_ext.evaluation.metric_parts import MetricParts, SubjectReader
 from textual_inversion_ext.evaluation.metrics.base import Metric, Scored
+from textual_inversion_ext.pocket.specs import SubjectSpec
 
 COLOUR_SPAN = 3**0.5  # from black to white
 NUMBER_SPAN = 2.0  # proportions lie in -1..1
+EITHER_ORDER = ("striped", "checkered")
 
 
 class IdentityErrorMetric(Metric):
     """Mean error of what a reader sees in a picture of a pocket subject, against the subject's true attributes.
 
     Five attributes count alike, each as a share of its largest possible error: the two colours, the two proportions,
-    and whether the right accessory is there. Unlike the embeddings' cosines it says what is wrong (`errors`), and the
-    word is not judged by the network whose text tower it was learned in. The reader errs too; what it sees in real
-    pictures of the concept is the least that can be expected.
+    and whether the right accessory is there. Where nobody can tell one colour's place from the other's, in stripes
+    and checks, the order of the two that fits better counts. Unlike the embeddings' cosines it says what is wrong
+    (`errors`), and the word is not judged by the network whose text tower it was learned in. The reader errs too; what
+    it sees in real pictures of the concept is the least that can be expected.
 
     Source: ours; only a world that was drawn by rule has a known truth.
 
@@ -53,9 +56,8 @@ class IdentityErrorMetric(Metric):
         if parts.reader is None:
             raise ConfigError(
                 "The metric 'identity_error' needs a network that reads the attributes of pocket subjects out of"
-                " pictures, and none is shipped. Train one in a checkout of the repository (`python -m"
-                " benchmarks.reader reader.safetensors`, some 20 minutes on two cores) and give its file: --reader"
-                " reader.safetensors, in Python MetricParts(reader=read_reader('reader.safetensors'))."
+                " pictures. Its weights are not in the package but in its repository: --reader"
+                " benchmarks/reader.safetensors, in Python MetricParts(reader=read_reader('reader.safetensors'))."
             )
         return cls(parts.reader)
 
@@ -86,17 +88,23 @@ class IdentityErrorMetric(Metric):
         if truth is None:
             raise DataError(f"{self.name} needs truth; only objects of the pocket world have a known one.")
         read = self.reader.read(list(scored.images))
-        expected = {
-            "main": (np.array(truth.main) / 255, COLOUR_SPAN),
-            "accent": (np.array(truth.accent) / 255, COLOUR_SPAN),
-            "aspect": (np.array([truth.aspect]), NUMBER_SPAN),
-            "feature": (np.array([truth.feature]), NUMBER_SPAN),
-        }
-        errors = {}
-        for name, (value, span) in expected.items():
-            off = np.linalg.norm(read.numbers[name] - value, axis=1) / span
-            # A reader may see more than there can be, as a proportion of 1.1.
-            errors[name] = torch.from_numpy(off).float().clamp(max=1.0)
+        errors = _colour_errors(read.numbers["main"], read.numbers["accent"], truth)
+        for name in ("aspect", "feature"):
+            errors[name] = np.abs(read.numbers[name][:, 0] - getattr(truth, name)) / NUMBER_SPAN
         wanted = truth.accessory or "none"
-        errors["accessory"] = torch.tensor([float(seen != wanted) for seen in read.choices["accessory"]])
-        return errors
+        errors["accessory"] = np.array([seen != wanted for seen in read.choices["accessory"]])
+        # A reader may see more than there can be, as a proportion of 1.1.
+        return {name: torch.from_numpy(off).float().clamp(max=1.0) for name, off in errors.items()}
+
+
+def _colour_errors(main: np.ndarray, accent: np.ndarray, truth: SubjectSpec) -> dict[str, np.ndarray]:
+    """Errors of both colours, (n,) each, of what was seen in them, (n, 3) each."""
+
+    def far(seen: np.ndarray, true: tuple[int, int, int]) -> np.ndarray:
+        return np.linalg.norm(seen - np.array(true) / 255, axis=1) / COLOUR_SPAN
+
+    kept = np.stack([far(main, truth.main), far(accent, truth.accent)])
+    exchanged = np.stack([far(accent, truth.main), far(main, truth.accent)])
+    if truth.pattern in EITHER_ORDER:
+        kept = np.where(exchanged.sum(0) < kept.sum(0), exchanged, kept)
+    return {"main": kept[0], "accent": kept[1]}

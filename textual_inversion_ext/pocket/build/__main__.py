@@ -43,7 +43,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--start_from", type=Path, help="weights of an earlier build to go on from, in a world that has grown"
     )
-    parser.add_argument("--clip_steps", type=int, help="other than the recipe's")
+    parser.add_argument(
+        "--clip_steps", type=int, help="other than the recipe's; 0 beside --start_from keeps CLIP and its tokenizer"
+    )
     parser.add_argument("--vae_steps", type=int, help="other than the recipe's")
     parser.add_argument("--unet_steps", type=int, help="other than the recipe's")
     return parser
@@ -64,6 +66,9 @@ class Build:
         self.tokenizer = self._tokenizer()
 
     def _tokenizer(self) -> CLIPTokenizer:
+        earlier = self.arguments.start_from
+        if earlier is not None and self.arguments.clip_steps == 0:  # the text encoder stays, and its words with it
+            return CLIPTokenizer.from_pretrained(earlier / "pipeline" / "tokenizer")
         # Learned once: pairs that are equally frequent are merged in an order that differs from process to process.
         folder = self.folder / "tokenizer"
         if not folder.exists():
