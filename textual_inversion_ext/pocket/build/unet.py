@@ -107,7 +107,8 @@ def train_unet(
         count = len(drawn.identities)
         states, change = nameless(text_encoder, drawn.text[:count], drawn.identities, drawn.random)
         with torch.no_grad():
-            states = torch.cat([states, text_encoder(drawn.text[count:]).last_hidden_state])
+            others = text_encoder(drawn.text[count:]).last_hidden_state
+        states = torch.cat([states, others])
         noised = (alpha.sqrt() * drawn.clean + (1 - alpha).sqrt() * drawn.noise).contiguous(
             memory_format=torch.channels_last
         )
