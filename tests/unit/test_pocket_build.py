@@ -165,7 +165,7 @@ def test_identities_start_as_the_words_of_their_subjects_and_stand_where_the_sta
 
 def test_the_rows_of_identities_are_trained_with_the_denoiser(built: Path) -> None:
     trained = load_file(built.parent / "work" / "unet.safetensors")
-    assert trained["model.rows.change.4.weight"].any(), "it starts at zero, and nothing but the denoiser's error moves it"
+    assert trained["model.rows.change.4.weight"].any(), "it starts at zero; only the denoiser's error moves it"
 
 
 def test_part_weights_raise_subjects_and_most_of_all_their_details() -> None:
