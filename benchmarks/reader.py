@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from textual_inversion_ext.atomic import atomic_write
 from textual_inversion_ext.pocket import vocabulary as words
 from textual_inversion_ext.pocket.reader import CHOICES, NUMBERS, Reader, Reading, read_reader, to_tensor
 from textual_inversion_ext.pocket.renderer import render
@@ -139,8 +140,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, nargs="?", default=WEIGHTS, help="where the weights go")
     file: Path = parser.parse_args().file
     state = train_reader().state_dict()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.half() if value.is_floating_point() else value for name, value in state.items()}, file)
+    atomic_write(file, save({n: value.half() if value.is_floating_point() else value for n, value in state.items()}))
     print(f"The reader's weights are in {file}")
 
 
