@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,29 +15,6 @@ from textual_inversion_ext.publishing import write_card
 
 CARD = "---\ntags:\n- textual_inversion\n---\n# A word\n"
 FILES = {"README.md": CARD, "learned_embeds.safetensors": "rows\0" * 100, "token_identifier.txt": "<corgi>"}
-ANN = "hf_ann_write"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
-    with HubServer(tmp_path_factory.mktemp("hub")) as server:
-        server.users.add("ann")
-        server.users.add("bob")
-        server.users.add_organisation("lab", ann="write")
-        yield server
-
-
-@pytest.fixture
-def hub(server: HubServer) -> HubServer:
-    server.faults.clear()
-    server.log.clear()
-    return server
-
-
-@pytest.fixture(scope="module")
-def client(server: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with Client(server.endpoint, tmp_path_factory.mktemp("home"), "lfs", token=ANN) as client:
-        yield client
 
 
 def titles(hub: HubServer, repo_id: str) -> list[str]:
@@ -50,22 +26,22 @@ def added(hub: HubServer, repo_id: str) -> int:
     return titles(hub, repo_id).count("Add a word")
 
 
-def test_a_push_is_one_commit(hub: HubServer, client: Client) -> None:
-    pushed = client.call(publishing_runs.push, "ann/one", FILES)
+def test_a_push_is_one_commit(hub: HubServer, lfs_client: Client) -> None:
+    pushed = lfs_client.call(publishing_runs.push, "ann/one", FILES)
     assert pushed["repo_id"] == "ann/one"
     assert pushed["changed"]
     assert pushed["url"] == f"{hub.endpoint}/ann/one"
     assert added(hub, "ann/one") == 1
     for name, text in FILES.items():
         assert hub.read("ann/one", name).decode() == text
-    again = client.call(publishing_runs.push, "ann/one", FILES)
+    again = lfs_client.call(publishing_runs.push, "ann/one", FILES)
     assert (again["changed"], again["commit"]) == (False, pushed["commit"])
     assert added(hub, "ann/one") == 1
 
 
-def test_a_name_alone_is_the_accounts_own(hub: HubServer, client: Client) -> None:
-    assert client.call(publishing_runs.push, "alone", FILES, private=True)["repo_id"] == "ann/alone"
-    assert hub.repositories["ann/alone"].private
+def test_a_name_alone_is_the_accounts_own(hub: HubServer, lfs_client: Client) -> None:
+    assert lfs_client.call(publishing_runs.push, "shy", FILES, private=True)["repo_id"] == "ann/shy"
+    assert hub.repositories["ann/shy"].private
 
 
 LOOKUPS = [("GET", "/api/models/lab/base$"), ("GET", "/api/models/ann/"), ("HEAD", "README.md"), ("GET", "README.md")]
@@ -74,40 +50,40 @@ LOOKUPS = [("GET", "/api/models/lab/base$"), ("GET", "/api/models/ann/"), ("HEAD
 @pytest.mark.parametrize("kind", ["status", "cut", "lose", "truncate"])
 @pytest.mark.parametrize("request_", LOOKUPS, ids=lambda request: f"{request[0]}{request[1][-12:]}")
 def test_one_fault_while_looking_things_up(
-    hub: HubServer, client: Client, tmp_path: Path, kind: str, request_: tuple[str, str]
+    hub: HubServer, lfs_client: Client, tmp_path: Path, kind: str, request_: tuple[str, str]
 ) -> None:
     """What is asked before the card can be written: the licence, and the card that is there."""
     place = f"ann/lookup-{LOOKUPS.index(request_)}-{kind}"
-    client.call(publishing_runs.push, "lab/base", {"README.md": "---\nlicense: openrail++\n---\n# Base\n"})
+    lfs_client.call(publishing_runs.push, "lab/base", {"README.md": "---\nlicense: openrail++\n---\n# Base\n"})
     folder = write_run(tmp_path / "run", pretrained_model_name_or_path="lab/base")
     flags = ["publish", str(folder), "--repo_id", place]
-    assert client.call(publishing_runs.command, *flags)["code"] == 0
+    assert lfs_client.call(publishing_runs.command, *flags)["code"] == 0
     (folder / "previews" / "step-000040.png").unlink()
     fault = hub.faults.add(kind, *request_)  # type: ignore[arg-type]
-    done = client.call(publishing_runs.command, *flags)
+    done = lfs_client.call(publishing_runs.command, *flags)
     assert done["code"] == 0, done["err"]
     assert fault.met == 1
     assert "license: openrail++" in hub.read(place, "README.md").decode()
     assert len(titles(hub, place)) == 3
 
 
-def test_a_commit_that_never_succeeds_leaves_no_half(hub: HubServer, client: Client) -> None:
+def test_a_commit_that_never_succeeds_leaves_no_half(hub: HubServer, lfs_client: Client) -> None:
     hub.faults.add("status", "POST", "/commit/", times=None, status=503)
     with pytest.raises(ClientError, match=r"trouble at the moment \(503"):
-        client.call(publishing_runs.push, "ann/never", FILES)
+        lfs_client.call(publishing_runs.push, "ann/never", FILES)
     assert added(hub, "ann/never") == 0
     assert len(hub.log.lines("POST", "/commit/")) == 4
     hub.faults.clear()
-    assert client.call(publishing_runs.push, "ann/never", FILES)["changed"]
+    assert lfs_client.call(publishing_runs.push, "ann/never", FILES)["changed"]
     assert added(hub, "ann/never") == 1
 
 
-def test_a_lost_answer_is_found_again_and_not_sent_twice(hub: HubServer, client: Client) -> None:
-    client.call(publishing_runs.push, "ann/lost", FILES)
+def test_a_lost_answer_is_found_again_and_not_sent_twice(hub: HubServer, lfs_client: Client) -> None:
+    lfs_client.call(publishing_runs.push, "ann/lost", FILES)
     hub.log.clear()
     hub.faults.add("lose", "POST", "/commit/")
     files = {**FILES, "token_identifier.txt": "<other>"}
-    pushed = client.call(publishing_runs.push, "ann/lost", files)
+    pushed = lfs_client.call(publishing_runs.push, "ann/lost", files)
     assert len(hub.log.lines("POST", "/commit/")) == 1, "the branch was looked at before anything was sent again"
     assert pushed["commit"] == hub.repositories["ann/lost"].history()[0].oid
     assert added(hub, "ann/lost") == 2
@@ -123,50 +99,50 @@ def test_a_lost_answer_is_found_again_and_not_sent_twice(hub: HubServer, client:
     ],
 )
 def test_refusals_of_the_commit_are_explained(
-    hub: HubServer, client: Client, fault: dict[str, object], says: str
+    hub: HubServer, lfs_client: Client, fault: dict[str, object], says: str
 ) -> None:
     hub.faults.add("status", "POST", "/commit/", times=None, **fault)
     with pytest.raises(ClientError, match=says) as error:
-        client.call(publishing_runs.push, "ann/said", FILES)
+        lfs_client.call(publishing_runs.push, "ann/said", FILES)
     assert len(hub.log.lines("POST", "/commit/")) == 1, "tried once"
     assert "hf_ann" not in error.value.text
 
 
-def test_a_short_pause_is_made(hub: HubServer, client: Client) -> None:
+def test_a_short_pause_is_made(hub: HubServer, lfs_client: Client) -> None:
     headers = {"RateLimit": '"api";r=0;t=0', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}
     hub.faults.add("status", "POST", "/commit/", status=429, headers=headers)
-    client.call(publishing_runs.push, "ann/pause", FILES)
+    lfs_client.call(publishing_runs.push, "ann/pause", FILES)
     assert added(hub, "ann/pause") == 1
 
 
-def test_a_card_that_the_hub_does_not_take_stops_everything(hub: HubServer, client: Client) -> None:
+def test_a_card_that_the_hub_does_not_take_stops_everything(hub: HubServer, lfs_client: Client) -> None:
     refusal = b'{"errors": [{"message": "\\"license\\" must be one of ..."}], "warnings": []}'
     hub.faults.add("status", "POST", "validate-yaml", status=400, body=refusal)
     with pytest.raises(ClientError, match="does not accept the card.*license"):
-        client.call(publishing_runs.push, "ann/card", FILES)
-    assert "ann/card" not in hub.repositories
+        lfs_client.call(publishing_runs.push, "ann/bad-metadata", FILES)
+    assert "ann/bad-metadata" not in hub.repositories
     for text, says in {"# no metadata": "no metadata", "---\na: [\n---\n": "cannot be read"}.items():
         with pytest.raises(ClientError, match=says):
-            client.call(publishing_runs.push, "ann/card", {"README.md": text})
+            lfs_client.call(publishing_runs.push, "ann/bad-metadata", {"README.md": text})
 
 
-def test_a_public_repository_does_not_take_what_should_be_private(hub: HubServer, client: Client) -> None:
-    client.call(publishing_runs.push, "ann/public", FILES)
+def test_a_public_repository_does_not_take_what_should_be_private(hub: HubServer, lfs_client: Client) -> None:
+    lfs_client.call(publishing_runs.push, "ann/public", FILES)
     with pytest.raises(ClientError, match="exists and is public; nothing was sent"):
-        client.call(publishing_runs.push, "ann/public", {**FILES, "a.txt": "a"}, private=True)
+        lfs_client.call(publishing_runs.push, "ann/public", {**FILES, "a.txt": "a"}, private=True)
     assert added(hub, "ann/public") == 1
 
 
-def test_the_command_publishes_a_run(hub: HubServer, client: Client, tmp_path: Path) -> None:
+def test_the_command_publishes_a_run(hub: HubServer, lfs_client: Client, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", report=True)
     flags = ["publish", str(folder), "--repo_id", "ann/corgi", "--private", "--with_dataset", "--license", "mit"]
     hub.faults.add("status", "POST", "/api/models/ann/corgi/commit/", status=403)
-    failed = client.call(publishing_runs.command, *flags)
+    failed = lfs_client.call(publishing_runs.command, *flags)
     assert failed["code"] == 1
     assert re.search(
         "you may not write to ann/corgi .*is as it was.\nTry again: textual-inversion publish", failed["err"]
     )
-    again = client.call(publishing_runs.command, *flags)
+    again = lfs_client.call(publishing_runs.command, *flags)
     assert again["code"] == 0, again["err"]
     assert f"Published {hub.endpoint}/ann/corgi " in again["err"]
     assert len(hub.repositories["datasets/ann/corgi-images"].history()) == len(titles(hub, "ann/corgi")) == 2
@@ -177,46 +153,46 @@ def test_the_command_publishes_a_run(hub: HubServer, client: Client, tmp_path: P
     assert json.loads(hub.read("ann/corgi", "config.json"))["concepts"][0]["images"]["dataset_name"] == (
         "ann/corgi-images"
     )
-    assert "hf_ann" not in client.printed() + failed["err"] + again["err"]
+    assert "hf_ann" not in lfs_client.printed() + failed["err"] + again["err"]
 
 
 def test_a_card_that_was_edited_on_the_hub_is_kept_or_not_touched(
-    hub: HubServer, client: Client, tmp_path: Path
+    hub: HubServer, lfs_client: Client, tmp_path: Path
 ) -> None:
     folder = write_run(tmp_path / "run")
     flags = ["publish", str(folder), "--repo_id", "ann/edited", "--license", "mit"]
-    assert client.call(publishing_runs.command, *flags)["code"] == 0
+    assert lfs_client.call(publishing_runs.command, *flags)["code"] == 0
     text = hub.read("ann/edited", "README.md").decode()
     mark = "<!-- own section: about (kept when this card is written again) -->\n"
-    client.call(publishing_runs.push, "ann/edited", {"README.md": text.replace(mark, f"{mark}Good dog.\n")})
+    lfs_client.call(publishing_runs.push, "ann/edited", {"README.md": text.replace(mark, f"{mark}Good dog.\n")})
     (folder / "previews" / "step-000040.png").unlink()
-    assert client.call(publishing_runs.command, *flags)["code"] == 0
+    assert lfs_client.call(publishing_runs.command, *flags)["code"] == 0
     text = hub.read("ann/edited", "README.md").decode()
     assert "Good dog." in text
-    client.call(publishing_runs.push, "ann/edited", {"README.md": text.replace("## Training", "## My training")})
+    lfs_client.call(publishing_runs.push, "ann/edited", {"README.md": text.replace("## Training", "## My training")})
     count = len(titles(hub, "ann/edited"))
-    refused = client.call(publishing_runs.command, *flags)
+    refused = lfs_client.call(publishing_runs.command, *flags)
     assert "marked places" in refused["err"]
-    client.call(publishing_runs.push, "ann/edited", {"README.md": text})
+    lfs_client.call(publishing_runs.push, "ann/edited", {"README.md": text})
     write_card(folder)
-    refused = client.call(publishing_runs.command, *flags)
+    refused = lfs_client.call(publishing_runs.command, *flags)
     assert re.search(r"holds text that .*card/README.md does not \(own section about\)", refused["err"])
     assert len(titles(hub, "ann/edited")) == count + 1
-    assert client.call(publishing_runs.command, *flags, "--discard_edits")["code"] == 0
+    assert lfs_client.call(publishing_runs.command, *flags, "--discard_edits")["code"] == 0
     assert "Good dog." not in hub.read("ann/edited", "README.md").decode()
 
 
 def test_metadata_that_were_chosen_on_the_hub_stay_beside_a_local_card(
-    hub: HubServer, client: Client, tmp_path: Path
+    hub: HubServer, lfs_client: Client, tmp_path: Path
 ) -> None:
     folder = write_run(tmp_path / "run")
     flags = ["publish", str(folder), "--repo_id", "ann/chosen"]
-    assert client.call(publishing_runs.command, *flags, "--license", "mit")["code"] == 0
+    assert lfs_client.call(publishing_runs.command, *flags, "--license", "mit")["code"] == 0
     text = hub.read("ann/chosen", "README.md").decode()
-    client.call(publishing_runs.push, "ann/chosen", {"README.md": text.replace("---\n", "---\nlanguage: en\n", 1)})
+    lfs_client.call(publishing_runs.push, "ann/chosen", {"README.md": text.replace("---\n", "---\nlanguage: en\n", 1)})
     write_card(folder)
     (folder / "previews" / "step-000040.png").unlink()
-    done = client.call(publishing_runs.command, *flags)
+    done = lfs_client.call(publishing_runs.command, *flags)
     assert done["code"] == 0, done["err"]
     text = hub.read("ann/chosen", "README.md").decode()
     assert "license: mit" in text
@@ -224,14 +200,14 @@ def test_metadata_that_were_chosen_on_the_hub_stay_beside_a_local_card(
     assert "No licence was given" not in text
 
 
-def test_a_licence_is_taken_over_from_the_base_model(hub: HubServer, client: Client, tmp_path: Path) -> None:
+def test_a_licence_is_taken_over_from_the_base_model(hub: HubServer, lfs_client: Client, tmp_path: Path) -> None:
     card = {"README.md": "---\nlicense: openrail++\n---\n# Base\n"}
-    client.call(publishing_runs.push, "lab/base", card)
-    client.call(publishing_runs.push, "lab/bare", {"README.md": "---\ntags:\n- a\n---\n# Base\n"})
+    lfs_client.call(publishing_runs.push, "lab/base", card)
+    lfs_client.call(publishing_runs.push, "lab/bare", {"README.md": "---\ntags:\n- a\n---\n# Base\n"})
     for base, says in {"lab/base": "license: openrail++", "lab/bare": None, "lab/missing": None}.items():
         folder = write_run(tmp_path / base, pretrained_model_name_or_path=base)
         place = f"ann/of-{base[4:]}"
-        done = client.call(publishing_runs.command, "publish", str(folder), "--repo_id", place)
+        done = lfs_client.call(publishing_runs.command, "publish", str(folder), "--repo_id", place)
         assert done["code"] == 0, done["err"]
         text = hub.read(place, "README.md").decode()
         assert f"base_model: {base}" in text
@@ -239,14 +215,14 @@ def test_a_licence_is_taken_over_from_the_base_model(hub: HubServer, client: Cli
         assert ("states no licence to take over" in done["err"]) == (says is None)
 
 
-def test_a_collection_goes_on_where_it_stopped(hub: HubServer, client: Client, tmp_path: Path) -> None:
+def test_a_collection_goes_on_where_it_stopped(hub: HubServer, lfs_client: Client, tmp_path: Path) -> None:
     for name in ("fox", "hen"):
         write_run(tmp_path / "runs" / name, f"<{name}>", report=True)
     flags = ["publish", "--collection", str(tmp_path / "runs"), "--repo_id", "ann/animals", "--license", "mit"]
     hub.faults.add("status", "POST", "/ann/hen/commit/", status=403)
-    assert client.call(publishing_runs.command, *flags)["code"] == 1
+    assert lfs_client.call(publishing_runs.command, *flags)["code"] == 1
     assert "ann/animals" not in hub.repositories
-    done = client.call(publishing_runs.command, *flags)
+    done = lfs_client.call(publishing_runs.command, *flags)
     assert done["code"] == 0, done["err"]
     assert "was there already" in done["err"].lower()
     assert [len(titles(hub, place)) for place in ("ann/fox", "ann/hen", "ann/animals")] == [2, 2, 2]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from huggingface_hub import ModelCard
 
 from tests import publishing_runs
@@ -16,22 +14,9 @@ from tests.runs import rows_of, save_images, save_model, train_flags
 ANN = "hf_ann_write"
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
-    with HubServer(tmp_path_factory.mktemp("hub")) as server:
-        server.users.add("ann")
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with Client(hub.endpoint, tmp_path_factory.mktemp("home"), "lfs", token=ANN) as client:
-        yield client
-
-
-def test_a_training_publishes_itself_and_comes_back(hub: HubServer, client: Client, tmp_path: Path) -> None:
+def test_a_training_publishes_itself_and_comes_back(hub: HubServer, lfs_client: Client, tmp_path: Path) -> None:
     flags = train_flags(tmp_path, hub_model_id="ann/tok", hub_token=ANN, validation_prompt="a photo of <tok>")
-    done = client.call(publishing_runs.command, *flags, "--push_to_hub", "--hub_private_repo")
+    done = lfs_client.call(publishing_runs.command, *flags, "--push_to_hub", "--hub_private_repo")
     assert done["code"] == 0, done["err"]
     assert f"Published {hub.endpoint}/ann/tok" in done["err"]
     published = hub.repositories["ann/tok"]
@@ -44,51 +29,53 @@ def test_a_training_publishes_itself_and_comes_back(hub: HubServer, client: Clie
     assert ANN.encode() not in everything + done["err"].encode() + (tmp_path / "out" / "config.json").read_bytes()
 
     mine = rows_of(tmp_path / "out").tolist()
-    assert client.call(publishing_runs.rows_on_hub, "ann/tok") == ["<tok>", {"clip_l": mine}]
-    assert client.call(publishing_runs.rows_in_diffusers, "ann/tok", str(tmp_path / "model")) == mine[0]
+    assert lfs_client.call(publishing_runs.rows_on_hub, "ann/tok") == ["<tok>", {"clip_l": mine}]
+    assert lfs_client.call(publishing_runs.rows_in_diffusers, "ann/tok", str(tmp_path / "model")) == mine[0]
 
 
-def test_a_training_that_cannot_be_published_is_not_lost(hub: HubServer, client: Client, tmp_path: Path) -> None:
+def test_a_training_that_cannot_be_published_is_not_lost(hub: HubServer, lfs_client: Client, tmp_path: Path) -> None:
     flags = [*train_flags(tmp_path, hub_model_id="ann/refused", max_train_steps=1), "--push_to_hub"]
-    unknown = client.call(publishing_runs.command, *flags, "--hub_token", "hf_nobody")
+    unknown = lfs_client.call(publishing_runs.command, *flags, "--hub_token", "hf_nobody")
     assert "does not know this token" in unknown["err"]
     assert not (tmp_path / "out").exists(), "found out before the training"
-    only_reads = client.call(publishing_runs.command, *flags, "--hub_token", "hf_ann_read")
+    only_reads = lfs_client.call(publishing_runs.command, *flags, "--hub_token", "hf_ann_read")
     assert "may only read" in only_reads["err"]
     assert not (tmp_path / "out").exists()
     hub.faults.add("status", "POST", "/ann/refused/commit/", status=403)
-    done = client.call(publishing_runs.command, *flags)
+    done = lfs_client.call(publishing_runs.command, *flags)
     again = f"textual-inversion publish {tmp_path / 'out'} --repo_id ann/refused"
     assert (done["code"], again in done["err"]) == (1, True), done["err"]
-    assert client.call(publishing_runs.command, *again.split()[1:])["code"] == 0
-    assert client.call(publishing_runs.rows_on_hub, "ann/refused")[1] == {"clip_l": rows_of(tmp_path / "out").tolist()}
+    assert lfs_client.call(publishing_runs.command, *again.split()[1:])["code"] == 0
+    assert lfs_client.call(publishing_runs.rows_on_hub, "ann/refused")[1] == {
+        "clip_l": rows_of(tmp_path / "out").tolist()
+    }
 
 
-def test_a_revision_is_that_of_the_commit(hub: HubServer, client: Client, tmp_path: Path) -> None:
+def test_a_revision_is_that_of_the_commit(hub: HubServer, lfs_client: Client, tmp_path: Path) -> None:
     first, second = (write_run(tmp_path / name) for name in ("first", "second"))
     publishing = ("--repo_id", "ann/twice", "--license", "mit")
-    assert client.call(publishing_runs.command, "publish", str(first), *publishing)["code"] == 0
+    assert lfs_client.call(publishing_runs.command, "publish", str(first), *publishing)["code"] == 0
     old = hub.repositories["ann/twice"].history()[0].oid
     file = second / "learned_embeds.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x40")
-    assert client.call(publishing_runs.command, "publish", str(second), *publishing)["code"] == 0
-    of_old = client.call(publishing_runs.rows_on_hub, "ann/twice", revision=old)
-    of_new = client.call(publishing_runs.rows_on_hub, "ann/twice")
+    assert lfs_client.call(publishing_runs.command, "publish", str(second), *publishing)["code"] == 0
+    of_old = lfs_client.call(publishing_runs.rows_on_hub, "ann/twice", revision=old)
+    of_new = lfs_client.call(publishing_runs.rows_on_hub, "ann/twice")
     assert of_old == ["<corgi>", {"clip_l": rows_of(first).tolist()}]
     assert of_new == ["<corgi>", {"clip_l": rows_of(second).tolist()}]
     assert of_old != of_new
 
 
-def test_generate_takes_a_repository(hub: HubServer, client: Client, tmp_path: Path) -> None:
+def test_generate_takes_a_repository(hub: HubServer, lfs_client: Client, tmp_path: Path) -> None:
     flags = train_flags(tmp_path, lora_rank=2, max_train_steps=2)
-    assert client.call(publishing_runs.command, *flags)["code"] == 0
+    assert lfs_client.call(publishing_runs.command, *flags)["code"] == 0
     publish = ["publish", str(tmp_path / "out"), "--repo_id", "ann/lora", "--license", "mit"]
-    assert client.call(publishing_runs.command, *publish)["code"] == 0
+    assert lfs_client.call(publishing_runs.command, *publish)["code"] == 0
     assert "pytorch_lora_weights.safetensors" in hub.repositories["ann/lora"].files()
     pictures = {}
     for concept in ("ann/lora", str(tmp_path / "out")):
         folder = tmp_path / concept.replace("/", "-")
-        done = client.call(
+        done = lfs_client.call(
             publishing_runs.command,
             *("generate", "--concept", concept, "--prompt", "a <tok>", "--seed", "1", "--num_inference_steps", "2"),
             *("--pretrained_model_name_or_path", str(tmp_path / "model"), "--output_dir", str(folder)),
@@ -99,9 +86,11 @@ def test_generate_takes_a_repository(hub: HubServer, client: Client, tmp_path: P
     assert len(set(pictures.values())) == 1
 
 
-def test_a_word_alone_is_published_with_a_card(hub: HubServer, client: Client, tmp_path: Path) -> None:
+def test_a_word_alone_is_published_with_a_card(hub: HubServer, lfs_client: Client, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
-    url = client.call(publishing_runs.push_concept, "alone", str(folder / "learned_embeds.safetensors"), license="mit")
+    url = lfs_client.call(
+        publishing_runs.push_concept, "alone", str(folder / "learned_embeds.safetensors"), license="mit"
+    )
     assert url == f"{hub.endpoint}/ann/alone"
     files = set(hub.repositories["ann/alone"].files()) - {".gitattributes"}
     assert files == {
@@ -110,27 +99,27 @@ def test_a_word_alone_is_published_with_a_card(hub: HubServer, client: Client, t
     }
     card = ModelCard(hub.read("ann/alone", "README.md").decode())
     assert (card.data.license, card.data.instance_prompt) == ("mit", "<corgi>")
-    assert client.call(publishing_runs.rows_on_hub, "ann/alone")[1] == {"clip_l": rows_of(folder).tolist()}
+    assert lfs_client.call(publishing_runs.rows_on_hub, "ann/alone")[1] == {"clip_l": rows_of(folder).tolist()}
 
 
-def test_a_trainer_with_several_words_publishes_a_list(hub: HubServer, client: Client, tmp_path: Path) -> None:
+def test_a_trainer_with_several_words_publishes_a_list(hub: HubServer, lfs_client: Client, tmp_path: Path) -> None:
     save_model(tmp_path / "model")
     save_images(tmp_path / "images")
-    assert client.call(publishing_runs.train_and_push, str(tmp_path), "words", ANN) == f"{hub.endpoint}/ann/words"
+    assert lfs_client.call(publishing_runs.train_and_push, str(tmp_path), "words", ANN) == f"{hub.endpoint}/ann/words"
     for name in ("ab", "cd"):
         assert f"ann/{name}" in hub.read("ann/words", "README.md").decode()
-        token, rows = client.call(publishing_runs.rows_on_hub, f"ann/{name}")
+        token, rows = lfs_client.call(publishing_runs.rows_on_hub, f"ann/{name}")
         assert (token, rows) == (f"<{name}>", {"clip_l": rows_of(tmp_path / "two" / name).tolist()})
 
 
-def test_the_training_pictures_load_as_a_data_set(client: Client, tmp_path: Path) -> None:
+def test_the_training_pictures_load_as_a_data_set(lfs_client: Client, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     flags = ["--repo_id", "ann/seen", "--license", "mit", "--with_dataset", "--dataset_repo_id", "ann/pictures"]
-    done = client.call(publishing_runs.command, "publish", str(folder), *flags)
+    done = lfs_client.call(publishing_runs.command, "publish", str(folder), *flags)
     assert done["code"] == 0, done["err"]
-    sizes = client.call(publishing_runs.load_pictures, "ann/pictures")
+    sizes = lfs_client.call(publishing_runs.load_pictures, "ann/pictures")
     assert len(sizes) == 3
-    learned = client.call(
+    learned = lfs_client.call(
         publishing_runs.command,
         *train_flags(tmp_path)[:3],
         *("--dataset_name", "ann/pictures", "--placeholder_token", "<again>", "--initializer_token", "cat"),
