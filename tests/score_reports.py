@@ -27,11 +27,12 @@ def report(
     vectors: int = 1,
     references: int = 5,
     notes: tuple[str, ...] = (),
+    dependent: tuple[str, ...] = (),
 ) -> EvaluationReport:
     """A report with as many seeds as there are scores of likeness, which come from one prompt."""
     told = {WORD: (likeness, obedience), **(baselines or {})}
     scores = [
-        Score.of(metric, subject, values)
+        Score.of(metric, subject, values, independent=metric not in dependent)
         for subject, pair in told.items()
         for metric, values in zip(metrics, pair, strict=True)
         if len(values)

@@ -12,8 +12,7 @@ from tests.score_reports import IMAGE, PROMPTS, TEXT, report, run
 from textual_inversion_ext.errors import ReportError
 from textual_inversion_ext.evaluation.comparison.bootstrap import Interval, bootstrap_mean
 from textual_inversion_ext.evaluation.comparison.runs import read_run
-from textual_inversion_ext.evaluation.comparison.tables import _DEPENDENT, Comparison, Row, Table, compare
-from textual_inversion_ext.evaluation.metrics import METRICS
+from textual_inversion_ext.evaluation.comparison.tables import Comparison, Row, Table, compare
 from textual_inversion_ext.evaluation.report import WORD, Score
 
 
@@ -68,7 +67,7 @@ def test_a_single_picture_has_no_interval() -> None:
 def test_scores_that_depend_on_each_other_have_no_interval_of_one_concept() -> None:
     """Of two pictures both have the same distance to the other one, which does not make it certain."""
     names = ("diversity (tiny)", TEXT)
-    one, two = report([0.3, 0.3], [0.4, 0.5], metrics=names), report([0.5, 0.5], [0.4, 0.5], metrics=names)
+    one, two = (report([value] * 2, [0.4, 0.5], metrics=names, dependent=names[:1]) for value in (0.3, 0.5))
     table = only_table(compare([run("a", one), run("b", two)], axes=("diversity", "clip_text")))
     row = row_named(table, "b")
     assert (row.means[names[0]].low, row.differences[names[0]].low) == (None, None)
@@ -76,10 +75,6 @@ def test_scores_that_depend_on_each_other_have_no_interval_of_one_concept() -> N
     assert row.means[TEXT].low is not None
     several = bootstrap_mean([[[0.3, 0.3]], [[0.5, 0.5]]], independent=False)
     assert several.low is not None and several.images == 4
-
-
-def test_the_metrics_of_dependent_scores_are_known() -> None:
-    assert set(_DEPENDENT) == {key for key, kind in METRICS.items() if kind.samples_matter}
 
 
 def test_the_bootstrap_repeats_itself() -> None:

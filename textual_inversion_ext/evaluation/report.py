@@ -1,7 +1,7 @@
 """What an evaluation found: records, and the file ``report.json`` that holds them.
 
 The file's form is stable: whoever reads version 1 today reads it tomorrow. A change of it raises ``SCHEMA_VERSION``.
-Version 2 says whether the references are the run's own pictures.
+Version 2 says whether the references are the run's own pictures, version 3 whether a metric's scores are independent.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = [
 
 SCHEMA = "textual-inversion evaluation report"
 """What the file says it is."""
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of the file's form; older ones are read too."""
 REPORT_FILE = "report.json"
 """Name of the file."""

@@ -42,6 +42,8 @@ class Score:
             none; empty where the metric has one number for all pictures.
         backbone: The model that measured, or "" for a metric without one.
         higher_is_better: Direction of the metric.
+        independent: Whether each picture's score is its own. The distance to the other samples of a prompt is not: of
+            two pictures both have the same one, which does not make it certain.
     """
 
     metric: str
@@ -53,6 +55,7 @@ class Score:
     per_image: tuple[float | None, ...] = ()
     backbone: str = ""
     higher_is_better: bool = True
+    independent: bool = True
 
     def __post_init__(self) -> None:
         each = [value for value in self.per_image if value is not None]
@@ -86,8 +89,7 @@ class Score:
             prompt: The prompt with ``{}``, or None for all.
             backbone: The model that measured.
             higher_is_better: Direction of the metric.
-            independent: Whether each picture's score is its own. The distance to the other samples of a prompt is not:
-                of two pictures both have the same one, which does not make it certain.
+            independent: Whether each picture's score is its own.
 
         Returns:
             The score, its numbers rounded to six decimals.
@@ -113,6 +115,7 @@ class Score:
             per_image=tuple(each),
             backbone=backbone,
             higher_is_better=higher_is_better,
+            independent=independent,
         )
 
     def shown(self) -> str:

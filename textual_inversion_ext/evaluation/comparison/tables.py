@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from textual_inversion_ext.errors import ReportError
@@ -129,8 +129,8 @@ def _table(runs: Sequence[EvaluatedRun], axes: tuple[str, str]) -> Table:
     rows = []
     for run, told in zip(runs, facts, strict=True):
         scores = _scores(run.reports, WORD, tuple(tokens), metrics)
-        inside = {metric: {t: s for t, s in found.items() if t in over} for metric, found in scores.items()}
-        differences = {} if run is runs[0] else {m: d for m in metrics if (d := _above(m, inside[m], first[m]))}
+        inside = {metric: found.only(over) for metric, found in scores.items()}
+        differences = {} if run is runs[0] else {m: d for m in metrics if (d := _above(inside[m], first[m]))}
         rows.append(_row(run.name, False, inside, scores, differences, told))
     rows += _baselines(runs, over, metrics)
     first_report = runs[0].reports[0]
@@ -144,22 +144,31 @@ def _table(runs: Sequence[EvaluatedRun], axes: tuple[str, str]) -> Table:
     )
 
 
-# Keys of the metrics whose ``samples_matter``; spelled out, for to compare nothing of torch is needed.
-_DEPENDENT = ("clip_text_of_means", "diversity", "lpips")
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """The scores of one metric: by token, prompt by prompt, those of the pictures; and whether each is its own."""
 
-# metric -> token -> prompt by prompt the scores of the pictures
-_Scores = dict[str, dict[str, list[list[float]]]]
+    by_token: Mapping[str, list[list[float]]]
+    independent: bool
+
+    def only(self, tokens: Collection[str]) -> _Scored:
+        return _Scored({token: found for token, found in self.by_token.items() if token in tokens}, self.independent)
+
+    def mean(self) -> Interval:
+        return bootstrap_mean(list(self.by_token.values()), independent=self.independent)
 
 
 def _scores(
     reports: Sequence[EvaluationReport], subject: str, concepts: Sequence[str], metrics: Sequence[str]
-) -> _Scores:
-    found: _Scores = {metric: {} for metric in metrics}
-    for report in reports:
-        for metric in metrics if report.concept.token in concepts else ():
-            if prompts := _by_prompt(report, metric, subject):
-                found[metric][report.concept.token] = prompts
-    return found
+) -> dict[str, _Scored]:
+    wanted = [report for report in reports if report.concept.token in concepts]
+    return {
+        metric: _Scored(
+            {report.concept.token: found for report in wanted if (found := _by_prompt(report, metric, subject))},
+            all(score.independent for report in wanted for score in report.scores if score.metric == metric),
+        )
+        for metric in metrics
+    }
 
 
 def _by_prompt(report: EvaluationReport, metric: str, subject: str) -> list[list[float]]:
@@ -181,18 +190,18 @@ def _by_prompt(report: EvaluationReport, metric: str, subject: str) -> list[list
 def _row(
     name: str,
     baseline: bool,
-    inside: _Scores,
-    scores: _Scores,
+    inside: Mapping[str, _Scored],
+    scores: Mapping[str, _Scored],
     differences: Mapping[str, Interval],
     facts: Mapping[str, str],
 ) -> Row:
-    tokens = dict.fromkeys(token for found in scores.values() for token in found)
+    tokens = dict.fromkeys(token for found in scores.values() for token in found.by_token)
     return Row(
         name=name,
         baseline=baseline,
-        means={metric: _mean(metric, list(found.values())) for metric, found in inside.items() if found},
+        means={metric: found.mean() for metric, found in inside.items() if found.by_token},
         by_concept={
-            token: {metric: _mean(metric, [found[token]]) for metric, found in scores.items() if token in found}
+            token: {m: found.only((token,)).mean() for m, found in scores.items() if token in found.by_token}
             for token in tokens
         },
         differences=differences,
@@ -200,20 +209,15 @@ def _row(
     )
 
 
-def _mean(metric: str, concepts: Sequence[Sequence[Sequence[float]]]) -> Interval:
-    return bootstrap_mean(concepts, independent=metric.split(" (")[0] not in _DEPENDENT)
-
-
-def _above(metric: str, run: dict[str, list[list[float]]], first: dict[str, list[list[float]]]) -> Interval | None:
+def _above(run: _Scored, first: _Scored) -> Interval | None:
     """How far a run lies above the first: picture by picture of one concept, else concept by concept."""
-    shared = [token for token in run if token in first]
-    if not shared:
+    pairs = [(found, first.by_token[token]) for token, found in run.by_token.items() if token in first.by_token]
+    if not pairs:
         return None
-    pairs = [(run[token], first[token]) for token in shared]
     if len(pairs) == 1 and [len(prompt) for prompt in pairs[0][0]] == [len(prompt) for prompt in pairs[0][1]]:
         mine, theirs = pairs[0]
         apart = [[a - b for a, b in zip(*two, strict=True)] for two in zip(mine, theirs, strict=True)]
-        return _mean(metric, [apart])
+        return bootstrap_mean([apart], independent=run.independent)
     return bootstrap_mean([[[bootstrap_mean([a]).mean - bootstrap_mean([b]).mean]] for a, b in pairs])
 
 
