@@ -69,7 +69,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "make", "expected"),
-    [("x", tiny_pipeline, (50, 7.5)), ("x", tiny_sdxl, (50, 5.0)), ("pocket", tiny_pipeline, (30, 4.0))],
+    [("x", tiny_pipeline, (50, 7.5)), ("x", tiny_sdxl, (50, 5.0)), ("pocket", tiny_pipeline, (30, 3.0))],
 )
 def test_a_model_is_sampled_as_its_pipeline_class_documents(name: str, make: Any, expected: tuple[int, float]) -> None:
     assert documented_sampling(name, make()) == expected
