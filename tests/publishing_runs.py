@@ -1,10 +1,7 @@
-"""What tests of publishing share: run folders full of things that must not leave, and calls in a client's process."""
+"""Run folders as a training leaves them, full of things that must not leave with a publication."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -106,74 +103,3 @@ def _write_report(folder: Path, token: str, model: str) -> None:
         notes=("Only 4 pictures.",),
     )
     report.save(folder / "report.json")
-
-
-def push(repo_id: str, files: dict[str, str], **named: Any) -> dict[str, Any]:
-    """``hub_cards.push.push`` of files with these texts, without long pauses."""
-    from hub_cards.push import Publication
-    from hub_cards.push import push as push_files
-
-    token = named.pop("token", None)
-    contents = {name: text.encode() for name, text in files.items()}
-    publication = Publication(repo_id, contents, named.pop("message", "Add a word"), **named)
-    return dataclasses.asdict(push_files(publication, token=token, waits=(0.01, 0.01, 0.01)))
-
-
-def command(*arguments: str) -> dict[str, Any]:
-    """The command line: its exit code and what it wrote."""
-    from textual_inversion_ext.cli.main import main
-
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(arguments)
-    return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
-
-
-def push_concept(repo_id: str, file: str, **named: Any) -> str:
-    """``LearnedConcept.push_to_hub`` of the concept in a file."""
-    from textual_inversion_ext.files import load_concept
-
-    return load_concept(file).push_to_hub(repo_id, **named)
-
-
-def rows_on_hub(repo_id: str, **named: Any) -> list[Any]:
-    """Token and rows that `load_concept` reads from the Hub."""
-    from textual_inversion_ext.files import load_concept
-
-    concept = load_concept(repo_id, **named)
-    return [concept.token, {key: rows.tolist() for key, rows in concept.vectors.items()}]
-
-
-def rows_in_diffusers(repo_id: str, model: str) -> list[float]:
-    """The row that plain diffusers holds after loading a concept from the Hub."""
-    from diffusers import StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline.from_pretrained(model)
-    pipeline.load_textual_inversion(repo_id)
-    row: list[float] = pipeline.text_encoder.get_input_embeddings().weight[-1].tolist()
-    return row
-
-
-def train_and_push(folder: str, repo_id: str, token: str) -> str:
-    """Train two words, and publish both."""
-    from textual_inversion_ext import ConceptSpec, TextualInversionConfig, TextualInversionTrainer
-
-    home = Path(folder)
-    config = TextualInversionConfig(
-        pretrained_model_name_or_path=str(home / "model"),
-        output_dir=str(home / "two"),
-        max_train_steps=1,
-        train_batch_size=1,
-        eval_steps=0,
-    )
-    specs = [ConceptSpec(f"<{name}>", str(home / "images"), initializer="cat") for name in ("ab", "cd")]
-    trainer = TextualInversionTrainer(config, specs)
-    trainer.train()
-    return trainer.push_to_hub(repo_id, token=token)
-
-
-def load_pictures(repo_id: str) -> list[list[int]]:
-    """Sizes of the pictures of a data set on the Hub."""
-    from datasets import load_dataset
-
-    return [list(row["image"].size) for row in load_dataset(repo_id, split="train")]

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 
-def command(*words: str) -> int:
-    """`textual-inversion WORDS`; returns its exit status."""
+def command(*words: str) -> dict[str, Any]:
+    """`textual-inversion WORDS`; returns its exit status and what it printed, which the process prints too."""
     from textual_inversion_ext.cli.main import main
 
-    return main(list(words))
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        code = main(list(words))
+    sys.stderr.write(text.getvalue())
+    sys.stderr.flush()
+    return {"code": code, "text": text.getvalue()}
 
 
 def save_model(folder: str) -> None:
@@ -67,5 +76,40 @@ def concept(place: str, **named: Any) -> dict[str, Any]:
     from textual_inversion_ext.files import load_concept
 
     found = load_concept(place, **named)
-    rows = {key: hashlib.sha256(value.numpy().tobytes()).hexdigest() for key, value in found.vectors.items()}
+    rows = {key: value.tolist() for key, value in found.vectors.items()}
     return {"token": found.token, "rows": rows, "metadata": dict(found.metadata)}
+
+
+def push_concept(repo_id: str, file: str, **named: Any) -> str:
+    """``LearnedConcept.push_to_hub`` of the concept in a file."""
+    from textual_inversion_ext.files import load_concept
+
+    return load_concept(file).push_to_hub(repo_id, **named)
+
+
+def rows_in_diffusers(repo_id: str, model: str) -> list[float]:
+    """The row that plain diffusers holds after loading a concept from the Hub."""
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(model)
+    pipeline.load_textual_inversion(repo_id)
+    row: list[float] = pipeline.text_encoder.get_input_embeddings().weight[-1].tolist()
+    return row
+
+
+def train_and_push(folder: str, repo_id: str, token: str) -> str:
+    """Train two words, and publish both."""
+    from textual_inversion_ext import ConceptSpec, TextualInversionConfig, TextualInversionTrainer
+
+    home = Path(folder)
+    config = TextualInversionConfig(
+        pretrained_model_name_or_path=str(home / "model"),
+        output_dir=str(home / "two"),
+        max_train_steps=1,
+        train_batch_size=1,
+        eval_steps=0,
+    )
+    specs = [ConceptSpec(f"<{name}>", str(home / "images"), initializer="cat") for name in ("ab", "cd")]
+    trainer = TextualInversionTrainer(config, specs)
+    trainer.train()
+    return trainer.push_to_hub(repo_id, token=token)

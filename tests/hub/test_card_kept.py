@@ -34,15 +34,15 @@ def test_a_card_that_cannot_be_read_is_not_replaced(
     repo = f"ann/kept-{method}-{refusal}".lower()
     run = write_run(tmp_path / "run")
     words = ["publish", str(run), "--repo_id", repo, "--license", "mit"]
-    assert lfs_client.call(publish_calls.command, *words) == 0, lfs_client.printed()[-2000:]
+    assert lfs_client.call(publish_calls.command, *words)["code"] == 0, lfs_client.printed()[-2000:]
     write_own_section(hub, repo)
     (run / "previews" / "step-000040.png").unlink()  # so that there is something new to publish
     fault = hub.faults.add("status", method, r"/resolve/.*README\.md", times=None, status=refusal)
-    status = lfs_client.call(publish_calls.command, *words)
+    status = lfs_client.call(publish_calls.command, *words)["code"]
     assert fault.met
     assert OWN in hub.read(repo, "README.md").decode(), lfs_client.printed()[-2000:]
     assert status != 0
     assert len(hub.repositories[repo].history()) == 3
     hub.faults.clear()
-    assert lfs_client.call(publish_calls.command, *words) == 0
+    assert lfs_client.call(publish_calls.command, *words)["code"] == 0
     assert OWN in hub.read(repo, "README.md").decode()

@@ -35,7 +35,7 @@ def run(model: Path, lfs_client: Client, tmp_path_factory: pytest.TempPathFactor
     words = ["train", "--pretrained_model_name_or_path", MODEL, "--train_data_dir", str(PICTURES)]
     words += ["--placeholder_token", "<clover>", "--initializer_token", "rabbit", "--output_dir", str(place)]
     words += ["--max_train_steps", "4", "--train_batch_size", "2", "--checkpointing_steps", "2"]
-    assert lfs_client.call(publish_calls.command, *words) == 0, lfs_client.printed()
+    assert lfs_client.call(publish_calls.command, *words)["code"] == 0, lfs_client.printed()
     words = [
         "evaluate",
         "--concept",
@@ -49,12 +49,12 @@ def run(model: Path, lfs_client: Client, tmp_path_factory: pytest.TempPathFactor
         "1",
     ]
     words += ["--num_inference_steps", "2", "--baselines", "class_word", "initial_rows"]
-    assert lfs_client.call(publish_calls.command, *words) == 0, lfs_client.printed()[-3000:]
+    assert lfs_client.call(publish_calls.command, *words)["code"] == 0, lfs_client.printed()[-3000:]
     return place
 
 
 def publish(client: Client, run: Path, *words: str) -> int:
-    status: int = client.call(publish_calls.command, "publish", str(run), *words)
+    status: int = client.call(publish_calls.command, "publish", str(run), *words)["code"]
     return status
 
 
@@ -148,7 +148,7 @@ def test_our_own_commands_read_it(
     """`generate --concept user/name`; a revision; and the cache once the connection is gone."""
     words = ["generate", "--concept", published, "--pretrained_model_name_or_path", MODEL, "--prompt", PROMPT]
     words += ["--num_inference_steps", "2", "--output_dir", str(tmp_path / "pictures")]
-    assert lfs_client.call(publish_calls.command, *words) == 0, lfs_client.printed()[-3000:]
+    assert lfs_client.call(publish_calls.command, *words)["code"] == 0, lfs_client.printed()[-3000:]
     assert list((tmp_path / "pictures").rglob("*.png"))
     rows = lfs_client.call(publish_calls.concept, str(run))["rows"]
     head = hub.repositories[published].head()

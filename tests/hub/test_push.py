@@ -59,18 +59,19 @@ def start_push(client: Client, repo: str, files: dict[str, Path], **named: Any) 
 def test_twice_the_same_is_one_commit(hub: HubServer, client: Client, files: dict[str, Path]) -> None:
     repo = f"ann/twice-{client.mode}"
     first = client.call(calls.push, repo, files, WAITS)
-    assert first[1:] == [hub.repositories[repo].head().oid, f"{hub.endpoint}/{repo}", True, []]
-    assert client.call(calls.push, repo, files, WAITS)[1:] == [first[1], first[2], False, []]
+    place = {"repo_id": repo, "commit": hub.repositories[repo].head().oid, "url": f"{hub.endpoint}/{repo}"}
+    assert first == {**place, "changed": True, "removed": []}
+    assert client.call(calls.push, repo, files, WAITS) == {**first, "changed": False}
     assert titles(hub, repo) == ["Publish"]
     files["token_identifier.txt"].write_bytes(b"<other>")
-    assert client.call(calls.push, repo, files, WAITS)[3] is True
+    assert client.call(calls.push, repo, files, WAITS)["changed"] is True
     assert titles(hub, repo) == ["Publish", "Publish"]
     assert holds(hub, repo, files)
 
 
 def test_a_name_without_a_user_is_the_token_s(hub: HubServer, lfs_client: Client, files: dict[str, Path]) -> None:
-    assert lfs_client.call(calls.push, "short", files, WAITS)[0] == "ann/short"
-    assert lfs_client.call(calls.push, "lab/other", files, WAITS)[0] == "lab/other"
+    assert lfs_client.call(calls.push, "short", files, WAITS)["repo_id"] == "ann/short"
+    assert lfs_client.call(calls.push, "lab/other", files, WAITS)["repo_id"] == "lab/other"
     assert "lab/other" in hub.repositories
 
 
@@ -129,7 +130,7 @@ def test_a_lost_answer_with_somebody_else_s_commit_on_top(
         time.sleep(0.005)
     ours = hub.repositories["ann/under"].head().oid
     commit_as_somebody_else(hub, "ann/under")
-    assert push.result()[1] == ours
+    assert push.result()["commit"] == ours
     assert titles(hub, "ann/under") == ["theirs", "Publish"]
 
 
@@ -142,7 +143,7 @@ def test_a_pull_request_is_opened_once(hub: HubServer, client: Client, files: di
     pushed = client.call(calls.push, repo, files, WAITS, create_pr=True)
     assert fault.met == 1
     assert hub.repositories[repo].pull_requests == ["Publish"]
-    assert pushed[2] == f"{hub.endpoint}/{repo}/discussions/1"
+    assert pushed["url"] == f"{hub.endpoint}/{repo}/discussions/1"
     assert holds(hub, repo, files, "refs/pr/1")
     assert hub.repositories[repo].head().oid == before
 
@@ -203,7 +204,7 @@ def test_a_private_repository(hub: HubServer, client: Client, files: dict[str, P
 
 def test_a_data_set(hub: HubServer, client: Client, files: dict[str, Path]) -> None:
     pushed = client.call(calls.push, f"ann/data-{client.mode}", files, WAITS, repo_type="dataset")
-    assert pushed[2] == f"{hub.endpoint}/datasets/ann/data-{client.mode}"
+    assert pushed["url"] == f"{hub.endpoint}/datasets/ann/data-{client.mode}"
     assert holds(hub, f"datasets/ann/data-{client.mode}", files)
 
 

@@ -73,7 +73,7 @@ class Outcome:
     case: Case
     met: int
     error: ClientError | None
-    result: list[Any] | None
+    result: dict[str, Any] | None
     commits: list[int]  # after the first push, after the second; -1: no repository
     whole: list[bool]  # all files there, likewise
     printed: str
@@ -137,7 +137,7 @@ class Pusher:
         assert there in (push.earlier, push.contents), "half of a push is there"
         return len(repository.history()) - (2 if push.earlier else 1), there == push.contents
 
-    def send(self, push: Push) -> tuple[ClientError | None, list[Any] | None]:
+    def send(self, push: Push) -> tuple[ClientError | None, dict[str, Any] | None]:
         # Whose it is has to be asked for, too, where the name does not tell.
         name = push.repo if push.earlier else push.repo.removeprefix("ann/")
         try:
@@ -208,7 +208,7 @@ def test_a_passing_fault_is_got_over(outcomes: dict[str, list[Outcome]], case: C
     assert failed == []
     for outcome in outcomes[case.name]:
         assert outcome.result is not None
-        assert outcome.result[3] is True, f"a commit was made: {outcome.place}"
+        assert outcome.result["changed"] is True, f"a commit was made: {outcome.place}"
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.told], ids=lambda case: case.name)

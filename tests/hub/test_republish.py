@@ -59,10 +59,11 @@ def test_what_is_left_over_goes_with_the_same_commit(
     repo, files = twice
     change(hub, repo, **{"pictures/mine.png": b"mine", "learned_embeds_3.safetensors": b"mine"})
     pushed = client.call(calls.push, repo, files, WAITS)
-    assert pushed[4] == ["learned_embeds_2.safetensors", "pictures/02.png"]
+    assert pushed["removed"] == ["learned_embeds_2.safetensors", "pictures/02.png"]
     assert names(hub, repo) == {*OURS[::2], "pictures/mine.png", "learned_embeds_3.safetensors"}
     assert [commit.title for commit in hub.repositories[repo].history()][:2] == ["Publish", "theirs"]
-    assert client.call(calls.push, repo, files, WAITS)[3:] == [False, []]
+    again = client.call(calls.push, repo, files, WAITS)
+    assert (again["changed"], again["removed"]) == (False, [])
 
 
 def test_a_file_that_its_user_changed_is_theirs(
@@ -70,7 +71,7 @@ def test_a_file_that_its_user_changed_is_theirs(
 ) -> None:
     repo, files = twice
     change(hub, repo, **{"pictures/02.png": b"a better one"})
-    assert client.call(calls.push, repo, files, WAITS)[4] == ["learned_embeds_2.safetensors"]
+    assert client.call(calls.push, repo, files, WAITS)["removed"] == ["learned_embeds_2.safetensors"]
     assert hub.read(repo, "pictures/02.png") == b"a better one"
     client.call(calls.push, repo, publication(tmp_path / "third", OURS[0]), WAITS)
     assert names(hub, repo) == {OURS[0], "pictures/02.png"}, "for good"
@@ -81,8 +82,8 @@ def test_a_card_without_a_list_takes_nothing_away(
 ) -> None:
     repo, files = twice
     (tmp_path / "README.md").write_text(HEADER.replace("A word", "Mine"))
-    assert client.call(calls.push, repo, {"README.md": tmp_path / "README.md"}, WAITS)[4] == []
-    assert client.call(calls.push, repo, files, WAITS)[4] == [], "whose they are is not known any more"
+    assert client.call(calls.push, repo, {"README.md": tmp_path / "README.md"}, WAITS)["removed"] == []
+    assert client.call(calls.push, repo, files, WAITS)["removed"] == [], "whose they are is not known any more"
     assert names(hub, repo) == set(OURS)
 
 
@@ -92,7 +93,7 @@ def test_a_lost_answer_changes_nothing_about_it(
 ) -> None:
     repo, files = twice
     fault = hub.faults.add(kind, "POST", "/commit/")
-    assert len(client.call(calls.push, repo, files, WAITS)[4]) == 2
+    assert len(client.call(calls.push, repo, files, WAITS)["removed"]) == 2
     assert fault.met == 1
     assert names(hub, repo) == set(OURS[::2])
     assert len(hub.repositories[repo].history()) == 3
@@ -117,14 +118,14 @@ def test_by_the_command(hub: HubServer, lfs_client: Client, tmp_path: Path) -> N
     """Pictures of an evaluation that is gone, and of training pictures that were taken out."""
     run = write_run(tmp_path / "run", report=True)
     words = ["publish", str(run), "--repo_id", "ann/fewer", "--license", "mit", "--with_dataset"]
-    assert lfs_client.call(publish_calls.command, *words) == 0, lfs_client.printed()[-3000:]
+    assert lfs_client.call(publish_calls.command, *words)["code"] == 0, lfs_client.printed()[-3000:]
     assert {"pictures/01.png", "pictures/02.png", "evaluation/report.json"} < names(hub, "ann/fewer")
     text = hub.read("datasets/ann/fewer-images", "README.md").decode()
     own = "<!-- own section: about (kept when this card is written again) -->\n"
     change(hub, "datasets/ann/fewer-images", **{"README.md": text.replace(own, f"{own}In the garden.\n").encode()})
     (run / "evaluation" / "report.json").unlink()
     (run / "training" / "2.png").unlink()
-    assert lfs_client.call(publish_calls.command, *words) == 0, lfs_client.printed()[-3000:]
+    assert lfs_client.call(publish_calls.command, *words)["code"] == 0, lfs_client.printed()[-3000:]
     assert not {"pictures/02.png", "evaluation/report.json"} & names(hub, "ann/fewer")
     assert names(hub, "datasets/ann/fewer-images") == {"train/0001.png", "train/0002.png"}
     assert "In the garden." in hub.read("datasets/ann/fewer-images", "README.md").decode()

@@ -90,7 +90,8 @@ def test_a_push_that_fails_leaves_the_run_and_says_how_to_go_on(
     assert f"textual-inversion publish {tmp_path / 'out'} --repo_id ann/not-yet" in printed
     assert "Traceback" not in printed
     hub.faults.clear()
-    assert lfs_client.call(publish_calls.command, "publish", str(tmp_path / "out"), "--repo_id", "ann/not-yet") == 0
+    words = ["publish", str(tmp_path / "out"), "--repo_id", "ann/not-yet"]
+    assert lfs_client.call(publish_calls.command, *words)["code"] == 0
     assert len(hub.repositories["ann/not-yet"].history()) == 2
 
 
