@@ -6,9 +6,10 @@ Prints two tables. The first, per concept: CLIP image similarity of the class wo
 caption without the word, of the learned word and of the real pictures among themselves, the share of the distance
 from the caption to the real pictures that the word closes, and its gain over the caption with the standard error over
 pairs of pictures made from the same noise. The second, per identity attribute: how far the pictures of each of them
-are from the truth, and how far the word has moved to the truth (1 = all the way, 0 = not at all) from where its row
-started, and from the caption, which names every attribute that it has a word for. The least distance is what the
-reader sees on fresh renderings of the concept: it misreads those too, and no word could do better.
+are from the truth (`IdentityErrorMetric.errors`), and how far the word has moved to the truth (1 = all the way, 0 = not
+at all) from where its row started, and from the caption, which names every attribute that it has a word for. The least
+error is that of what the reader sees on fresh renderings of the concept: it misreads those too, and no word could do
+better.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.reader import CACHE, Reader, load_reader
+from benchmarks.reader import CACHE, load_reader
 from textual_inversion_ext import ConceptSpec, TextualInversionConfig, TextualInversionTrainer
 from textual_inversion_ext.evaluation.backbones import load_image_text_backbone
 from textual_inversion_ext.evaluation.metrics import ClipImageMetric, Scored
+from textual_inversion_ext.evaluation.metrics.identity_error import IdentityErrorMetric
 from textual_inversion_ext.pipelines.sampling import sample
 from textual_inversion_ext.pocket import OBJECTS, PocketConcept, load_pipeline
 from textual_inversion_ext.pocket.measure import SETTINGS, best_caption
@@ -48,21 +50,21 @@ EDIT_PROMPTS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One concept and seed. Similarities are cosines, distances as in `identity_distances`."""
+    """One concept and seed. Similarities are cosines, errors as in `Bench.errors`."""
 
     concept: str
     seed: int
     caption: str
     start_similarity: float
-    start_distances: dict[str, float]
+    start_errors: dict[str, float]
     caption_each: list[float]
     word_each: list[float]
     reference_similarity: float
     caption_text: float
     word_text: float
-    caption_distances: dict[str, float]
-    word_distances: dict[str, float]
-    true_distances: dict[str, float]
+    caption_errors: dict[str, float]
+    word_errors: dict[str, float]
+    true_errors: dict[str, float]
     norm: float
     seconds: float
 
@@ -89,38 +91,14 @@ def truth_of(concept: PocketConcept) -> SubjectSpec:
     return concept.subject
 
 
-def identity_distances(reader: Reader, pictures: Sequence[Image.Image], subject: SubjectSpec) -> dict[str, float]:
-    """Mean distance of what the reader sees from the truth: colours in 0..255 (Euclidean), proportions in 0..2.
-
-    "colours" is the mean of main and accent colour in the order that fits better: in a striped thing, which of the two
-    is the body's is hard to tell for anyone. "proportions" is the mean of the aspect and the size of the typical part.
-    """
-    numbers = reader.read(list(pictures)).numbers
-    truth = {"main": np.array(subject.main) / 255, "accent": np.array(subject.accent) / 255}
-
-    def far(seen: str, true: str) -> np.ndarray:
-        return np.linalg.norm(numbers[seen] - truth[true], axis=1) * 255.0
-
-    main, accent = far("main", "main"), far("accent", "accent")
-    swapped = far("main", "accent") + far("accent", "main")
-    aspect, feature = (np.abs(numbers[name] - getattr(subject, name)) for name in ("aspect", "feature"))
-    return {
-        "main": float(main.mean()),
-        "accent": float(accent.mean()),
-        "colours": float(np.minimum(main + accent, swapped).mean() / 2),
-        "aspect": float(aspect.mean()),
-        "feature": float(feature.mean()),
-        "proportions": float((aspect + feature).mean() / 2),
-    }
-
-
 class Bench:
     """The pipeline and the rulers, shared by all runs."""
 
     def __init__(self) -> None:
-        self.pipeline, self.reader = load_pipeline(), load_reader()
+        self.pipeline = load_pipeline()
         self.backbone = load_image_text_backbone("pocket")
         self.clip = ClipImageMetric(self.backbone)
+        self.identity = IdentityErrorMetric(load_reader())
 
     def likeness_of_each(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image]) -> list[float]:
         """CLIP image similarity of every picture: its mean cosine to the references."""
@@ -129,6 +107,13 @@ class Bench:
     def likeness(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image]) -> float:
         """CLIP image similarity: mean cosine over all pairs of a picture and a reference."""
         return float(np.mean(self.likeness_of_each(pictures, references)))
+
+    def errors(self, pictures: Sequence[Image.Image], subject: SubjectSpec) -> dict[str, float]:
+        """Mean error of each identity attribute, of both colours and of both proportions; 0 to 1."""
+        found = self.identity.errors(Scored(tuple(pictures), truth=subject))
+        means = {name: error.mean().item() for name, error in found.items()}
+        pairs = {"colours": ("main", "accent"), "proportions": ("aspect", "feature")}
+        return means | {both: sum(means[name] for name in pair) / 2 for both, pair in pairs.items()}
 
     def text_similarity(self, made: list[list[Image.Image]], class_name: str) -> float:
         """CLIP text similarity of edited pictures to their prompts, the class word in place of the concept."""
@@ -146,10 +131,10 @@ class Bench:
         return {
             "caption": caption.phrase,
             "start_similarity": self.likeness(start, references),
-            "start_distances": identity_distances(self.reader, start, subject),
+            "start_errors": self.errors(start, subject),
             "caption_each": self.likeness_of_each(made, references),
-            "caption_distances": identity_distances(self.reader, made, subject),
-            "true_distances": identity_distances(self.reader, pictures_of(concept, TRUE_PICTURES, TRUE_SEED), subject),
+            "caption_errors": self.errors(made, subject),
+            "true_errors": self.errors(pictures_of(concept, TRUE_PICTURES, TRUE_SEED), subject),
             "caption_text": self.text_similarity(edits, concept.class_name),
             "reference_similarity": self.clip.bound(references).mean().item(),
         }
@@ -191,7 +176,7 @@ class Bench:
             **baseline,
             word_each=self.likeness_of_each(made, references),
             word_text=self.text_similarity(edits, concept.class_name),
-            word_distances=identity_distances(self.reader, made, truth_of(concept)),
+            word_errors=self.errors(made, truth_of(concept)),
             norm=float(next(iter(word.vectors.values())).norm(dim=-1).mean()),
             seconds=round(seconds, 1),
         )
@@ -241,12 +226,12 @@ def likeness_table(rows: Sequence[Row]) -> str:
 
 
 def attribute_table(rows: Sequence[Row]) -> str:
-    """Format the distances from the truth, means over all rows, as Markdown, one attribute a line."""
+    """Format the errors of identity attributes, means over all rows, as Markdown, one attribute a line."""
     subjects = {"class word": "start", "caption": "caption", "word": "word", "real": "true"}
     head = ["attribute", *subjects, "moved from the start", "moved from the caption"]
     lines = [_line(head), "|" + "---|" * len(head)]
-    for name in rows[0].word_distances:
-        far = {subject: _mean(rows, f"{field}_distances", name) for subject, field in subjects.items()}
+    for name in rows[0].word_errors:
+        far = {subject: _mean(rows, f"{field}_errors", name) for subject, field in subjects.items()}
         moved = [_way(far[origin], far["word"], far["real"]) for origin in ("class word", "caption")]
         lines.append(_line([name, *(f"{number:.3g}" for number in far.values()), *(f"{share:.2f}" for share in moved)]))
     return "\n".join(lines)

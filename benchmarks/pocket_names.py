@@ -13,7 +13,7 @@ import argparse
 
 import numpy as np
 
-from benchmarks.pocket_learning import SCORE_SEEDS, Bench, identity_distances, pictures_of, truth_of
+from benchmarks.pocket_learning import SCORE_SEEDS, Bench, pictures_of, truth_of
 from textual_inversion_ext.pipelines.sampling import sample
 from textual_inversion_ext.pocket import PocketConcept
 from textual_inversion_ext.pocket.captions import with_article
@@ -43,19 +43,18 @@ def main() -> None:
         before = bench.baseline(concept)
         prompt = f"a photo of {with_article(concept.name)}"
         made = sample(bench.pipeline, (), [prompt], SCORE_SEEDS, SETTINGS)[0]
-        seen = identity_distances(bench.reader, made, truth_of(concept))
+        seen = bench.errors(made, truth_of(concept))
         likeness = bench.likeness(made, pictures_of(concept))
         row = [float(np.mean(before["caption_each"])), likeness, before["reference_similarity"]]
         for name in ("main", "accent"):
-            row += [before["caption_distances"][name], seen[name], before["true_distances"][name]]
+            row += [before["caption_errors"][name], seen[name], before["true_errors"][name]]
         rows.append(row)
         print(_line(concept.name, concept.class_name, row), flush=True)
     print(_line("**mean**", "", np.mean(rows, axis=0).tolist()))
 
 
 def _line(name: str, kind: str, row: list[float]) -> str:
-    cells = [f"{value:.3f}" for value in row[:3]] + [f"{value:.0f}" for value in row[3:]]
-    return f"| {name} | {kind} | {' | '.join(cells)} |"
+    return f"| {name} | {kind} | {' | '.join(f'{value:.3f}' for value in row)} |"
 
 
 if __name__ == "__main__":
