@@ -22,7 +22,7 @@ from textual_inversion_ext.pocket.build.clip import build_clip
 from textual_inversion_ext.pocket.build.continued import continue_clip
 from textual_inversion_ext.pocket.build.dataset import rendered_world
 from textual_inversion_ext.pocket.build.identities import IDENTITY_NUMBERS, STAND_IN, IdentityRows, identity_numbers
-from textual_inversion_ext.pocket.build.loop import Schedule, Training
+from textual_inversion_ext.pocket.build.loop import Schedule, Training, averaged
 from textual_inversion_ext.pocket.build.tokenizer import build_tokenizer, tokenize
 from textual_inversion_ext.pocket.build.unet import denoising_error, part_weights, spread_timesteps
 from textual_inversion_ext.pocket.characters import CHARACTERS
@@ -164,8 +164,16 @@ def test_identities_start_as_the_words_of_their_subjects_and_stand_where_the_sta
 
 
 def test_the_rows_of_identities_are_trained_with_the_denoiser(built: Path) -> None:
-    trained = load_file(built.parent / "work" / "unet.safetensors")
-    assert trained["model.rows.change.4.weight"].any(), "it starts at zero; only the denoiser's error moves it"
+    file = built.parent / "work" / "unet.safetensors"
+    assert load_file(file)["model.rows.change.4.weight"].any(), "it starts at zero; only the denoiser's error moves it"
+    pipeline = StableDiffusionPipeline.from_pretrained(built / "pipeline")
+    rows = IdentityRows(pipeline.tokenizer, pipeline.text_encoder)
+    rows.load_state_dict(averaged(file, "rows"))
+    numbers = torch.from_numpy(np.stack([identity_numbers(subject) for subject in list(CHARACTERS.values())[:2]]))
+    made, change = rows.rows(numbers)
+    assert change.any(1).all() and torch.equal(made, rows.kinds[numbers[:, : len(words.SUBJECTS)].argmax(1)] + change)
+    exported, average = pipeline.unet.state_dict(), averaged(file, "unet")
+    assert all(torch.equal(exported[name].half(), average[name].half()) for name in exported)
 
 
 def test_part_weights_raise_subjects_and_most_of_all_their_details() -> None:

@@ -91,6 +91,18 @@ class IdentityRows(nn.Module):
             embedding.rows = rows
             return text_encoder(torch.where(ids == self.stand_in, own, ids)).last_hidden_state, change
 
+    def rows(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Make the rows of identities.
+
+        Args:
+            numbers: Who they are, float32 (B, IDENTITY_NUMBERS).
+
+        Returns:
+            The rows, and their changes from the words of their subjects, both float32 (B, D).
+        """
+        change = _GAIN * self.change(numbers)
+        return self.kinds[numbers[:, : len(SUBJECTS)].argmax(-1)] + change, change
+
 
 def _one_token(tokenizer: CLIPTokenizer, word: str) -> int:
     """Look up a word that the vocabulary has whole."""

@@ -142,3 +142,19 @@ class Training:
                     "exp_avg": torch.empty_like(parameter).copy_(file.get_tensor(f"exp_avg.{name}")),
                     "exp_avg_sq": torch.empty_like(parameter).copy_(file.get_tensor(f"exp_avg_sq.{name}")),
                 }
+
+
+def averaged(file: Path, part: str) -> dict[str, Tensor]:
+    """Read the averaged weights out of a checkpoint, of a training that may still be going on.
+
+    Args:
+        file: A checkpoint of `Training`.
+        part: Beginning of the names that are wanted, up to a dot.
+
+    Returns:
+        Name without that beginning -> weights, on the CPU.
+    """
+    beginning = f"average.{part}."
+    with safe_open(file, "pt") as stored:
+        names = [name for name in stored.keys() if name.startswith(beginning)]  # noqa: SIM118 - it is no mapping
+        return {name.removeprefix(beginning): stored.get_tensor(name) for name in names}
