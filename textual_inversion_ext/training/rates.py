@@ -1,4 +1,4 @@
-"""Learning rates of all rows of a run, whose concepts may train for different numbers of steps."""
+"""Learning rates of all rows of a run, which may train for different numbers of steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from textual_inversion_ext.training.schedule import RowSchedule, effective_learn
 
 
 class RowRates(nn.Module):
-    """Learning rate of every row, where concepts may have schedules of different length.
+    """Learning rate of every row, where rows may have schedules of different length.
 
     Args:
         schedules: One per distinct length.
@@ -41,13 +41,15 @@ class RowRates(nn.Module):
         return rates
 
 
-def make_rates(config: TextualInversionConfig, totals: Sequence[int], row_concept: Tensor, world_size: int) -> RowRates:
+def make_rates(
+    config: TextualInversionConfig, row_steps: Sequence[int], device: torch.device, world_size: int
+) -> RowRates:
     """Learning rates of a run.
 
     Args:
         config: Learning rate and scheduler.
-        totals: Optimizer steps of each concept.
-        row_concept: (N,) int64, the concept that owns a row.
+        row_steps: Optimizer steps of each row: the schedule of a vector that joins late ends with the run as well.
+        device: The training device.
         world_size: Number of processes, for ``scale_lr``.
 
     Returns:
@@ -60,7 +62,6 @@ def make_rates(config: TextualInversionConfig, totals: Sequence[int], row_concep
         accumulation=config.gradient_accumulation_steps,
         world_size=world_size,
     )
-    lengths = sorted(set(totals))
+    lengths = sorted(set(row_steps))
     schedules = [RowSchedule.of(config, base, length) for length in lengths]
-    choice = torch.tensor([lengths.index(total) for total in totals], device=row_concept.device)[row_concept]
-    return RowRates(schedules, choice)
+    return RowRates(schedules, torch.tensor([lengths.index(steps) for steps in row_steps])).to(device)

@@ -186,15 +186,12 @@ def build_workshop(
     resident = build_resident_set(adapter, concepts, samples, encoders, config, plan.activation.levels)
     adapter.release_vae()
     step = _make_step(config, concepts, adapter, resident, encoders, initial, plan, processes)
-    # One schedule for each row: that of a vector that joins later ends with the run as well.
-    each = torch.arange(len(plan.row_steps), device=resident.device)
-    rates = make_rates(config, plan.row_steps, each, processes.world_size).to(resident.device)
     own = [[sample for sample in samples if sample.concept == place] for place in range(len(concepts))]
     return Workshop(
         adapter=adapter,
         draws=make_draws(config, resident, plan.activation, processes.world_size, processes.rank),
         step=step,
-        rates=rates,
+        rates=make_rates(config, plan.row_steps, resident.device, processes.world_size),
         totals=plan.totals,
         rows=plan.rows,
         image_rows=plan.image_rows,
