@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.reader import CACHE, load_reader
-from textual_inversion_ext import ConceptSpec, TextualInversionConfig, TextualInversionTrainer
+from textual_inversion_ext import ConceptSpec, LearnedConcept, TextualInversionConfig, TextualInversionTrainer
 from textual_inversion_ext.evaluation.backbones import load_image_text_backbone
 from textual_inversion_ext.evaluation.metrics import ClipImageMetric, Scored
 from textual_inversion_ext.evaluation.metrics.identity_error import IdentityErrorMetric
@@ -159,27 +159,26 @@ class Bench:
         Returns:
             What was measured.
         """
-        references = pictures_of(concept)
         given = {"initializer": concept.class_name, "class_name": concept.class_name, **fields}
-        spec = ConceptSpec(concept.placeholder_token, references, **given)
+        spec = ConceptSpec(concept.placeholder_token, pictures_of(concept), **given)
         with tempfile.TemporaryDirectory() as folder:
             config = TextualInversionConfig(output_dir=folder, **{"seed": seed, **settings})
             start = time.perf_counter()
             result = TextualInversionTrainer(config, [spec], pipeline=self.pipeline).train()
             seconds = time.perf_counter() - start
-        word = result.concepts[0]
-        made = sample(self.pipeline, (word,), [f"a photo of {word.token}"], SCORE_SEEDS, SETTINGS)[0]
+        scores = self.word_scores(result.concepts[0], concept, SCORE_SEEDS)
+        return Row(concept=concept.name, seed=seed, **baseline, **scores, seconds=round(seconds, 1))
+
+    def word_scores(self, word: LearnedConcept, concept: PocketConcept, seeds: Sequence[int]) -> dict[str, Any]:
+        """Make pictures with a word, one for each seed and four of each edited prompt; fields of `Row`."""
+        made = sample(self.pipeline, (word,), [f"a photo of {word.token}"], seeds, SETTINGS)[0]
         edits = sample(self.pipeline, (word,), [p.format(word.token) for p in EDIT_PROMPTS], range(4), SETTINGS)
-        return Row(
-            concept=concept.name,
-            seed=seed,
-            **baseline,
-            word_each=self.likeness_of_each(made, references),
-            word_text=self.text_similarity(edits, concept.class_name),
-            word_errors=self.errors(made, truth_of(concept)),
-            norm=float(next(iter(word.vectors.values())).norm(dim=-1).mean()),
-            seconds=round(seconds, 1),
-        )
+        return {
+            "word_each": self.likeness_of_each(made, pictures_of(concept)),
+            "word_text": self.text_similarity(edits, concept.class_name),
+            "word_errors": self.errors(made, truth_of(concept)),
+            "norm": float(next(iter(word.vectors.values())).norm(dim=-1).mean()),
+        }
 
 
 def _mean(rows: Sequence[Row], name: str, attribute: str | None = None) -> float:

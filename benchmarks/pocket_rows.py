@@ -15,15 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.pocket_learning import EDIT_PROMPTS, Bench, pictures_of, truth_of
+from benchmarks.pocket_learning import Bench, truth_of
 from textual_inversion_ext import LearnedConcept
-from textual_inversion_ext.pipelines.sampling import sample
 from textual_inversion_ext.pocket import OBJECTS, PocketConcept
 from textual_inversion_ext.pocket.build.identities import IdentityRows, identity_numbers
 from textual_inversion_ext.pocket.build.loop import averaged
-from textual_inversion_ext.pocket.measure import SETTINGS
 
-SEEDS, EDIT_SEEDS = range(32), range(4)
+SEEDS = range(32)
 ERRORS = ("main", "accent", "colours", "aspect", "feature", "proportions", "accessory")
 
 
@@ -44,15 +42,10 @@ class Rows:
     @torch.no_grad()
     def measure(self, concept: PocketConcept) -> list[float]:
         """Likeness, obedience of edited prompts, norm, and the errors of the identity."""
-        bench, subject = self.bench, truth_of(concept)
-        row = self.network.rows(torch.from_numpy(identity_numbers(subject))[None])[0]
-        word = LearnedConcept(concept.placeholder_token, {"clip_l": row})
-        made = sample(bench.pipeline, (word,), [f"a photo of {word.token}"], SEEDS, SETTINGS)[0]
-        edits = sample(bench.pipeline, (word,), [p.format(word.token) for p in EDIT_PROMPTS], EDIT_SEEDS, SETTINGS)
-        errors = bench.errors(made, subject)
-        likeness = bench.likeness(made, pictures_of(concept))
-        obedience = bench.text_similarity(edits, concept.class_name)
-        return [likeness, obedience, row.norm().item(), *(errors[name] for name in ERRORS)]
+        row = self.network.rows(torch.from_numpy(identity_numbers(truth_of(concept)))[None])[0]
+        scores = self.bench.word_scores(LearnedConcept(concept.placeholder_token, {"clip_l": row}), concept, SEEDS)
+        errors = [scores["word_errors"][name] for name in ERRORS]
+        return [float(np.mean(scores["word_each"])), scores["word_text"], scores["norm"], *errors]
 
 
 def main() -> None:
