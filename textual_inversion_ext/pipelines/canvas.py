@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from textual_inversion_ext.errors import ModelError
+from textual_inversion_ext.pipelines.quiet import move
 
 
 class Canvas:
@@ -142,11 +143,11 @@ def in_float32(vae: Any) -> Iterator[Any]:
     if dtype == torch.float32:
         yield vae
         return
-    vae.to(torch.float32)
+    move(vae, vae.device, torch.float32)
     try:
         yield vae
     finally:
-        vae.to(dtype)
+        move(vae, vae.device, dtype)
 
 
 def _side(sample_size: int | list[int] | None) -> int:

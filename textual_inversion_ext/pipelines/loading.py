@@ -16,6 +16,7 @@ from textual_inversion_ext.errors import ModelError, StorageError
 from textual_inversion_ext.families.base import FamilyAdapter
 from textual_inversion_ext.files import load_concept
 from textual_inversion_ext.pipelines.lora import fuse_lora
+from textual_inversion_ext.pipelines.quiet import move
 from textual_inversion_ext.pipelines.words.pooling import pool_at_end
 from textual_inversion_ext.pipelines.words.slots import slots_of
 
@@ -59,7 +60,7 @@ def load_pipeline(
         pipeline.register_to_config(_name_or_path=name)
     else:
         pipeline = _load_from_files(name, revision, variant, safety_checker, extra)
-    return pipeline.to(device, dtype)
+    return move(pipeline, device, dtype)
 
 
 def load_clip(name_or_path: str | Path) -> tuple[Any, Any]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from torch import Tensor
 from textual_inversion_ext.atomic import atomic_write
 from textual_inversion_ext.errors import EmbeddingFileError, ModelError
 from textual_inversion_ext.files.places import parse_hub
+from textual_inversion_ext.pipelines.quiet import unsaid
 
 LORA_FILE = LORA_WEIGHT_NAME_SAFE
 """File name that diffusers' ``load_lora_weights(folder)`` looks for: ``pytorch_lora_weights.safetensors``."""
@@ -147,7 +146,8 @@ def load_loras(pipeline: Any, files: Sequence[Path], scale: float = 1.0) -> None
     names = [f"learned_{number}" for number in range(len(files))]
     for name, file in zip(names, files, strict=True):
         try:
-            with _calm_loader():
+            # A LoRA of the denoiser alone has nothing for the text encoders.
+            with unsaid("diffusers.loaders.lora_base", "No LoRA keys associated to"):
                 pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=name)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
             # diffusers and peft raise all of these for damaged files and for those of another model.
@@ -174,18 +174,6 @@ def fuse_lora(pipeline: Any, file: Path) -> None:
     changed = [name for name in lora_components(pipeline) if getattr(getattr(pipeline, name), "peft_config", None)]
     pipeline.fuse_lora(components=changed)
     pipeline.unload_lora_weights()
-
-
-@contextmanager
-def _calm_loader() -> Iterator[None]:
-    """Silence diffusers' warning that a LoRA of the denoiser alone has nothing for the text encoders."""
-    loader = logging.getLogger("diffusers.loaders.lora_base")
-    before = loader.level
-    loader.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        loader.setLevel(before)
 
 
 def _diffusers_names(part: LoraPart) -> dict[str, Tensor]:

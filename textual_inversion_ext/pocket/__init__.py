@@ -58,9 +58,11 @@ def load_pipeline(dtype: torch.dtype | None = None) -> StableDiffusionPipeline:
     import torch
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        _weights("pipeline"), torch_dtype=dtype or torch.float32, local_files_only=True
-    )
+    from textual_inversion_ext.pipelines.quiet import move
+
+    pipeline = StableDiffusionPipeline.from_pretrained(_weights("pipeline"), local_files_only=True)
+    for network in (pipeline.text_encoder, pipeline.unet, pipeline.vae):  # not by a flag: releases name it differently
+        move(network, "cpu", dtype or torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -137,7 +137,8 @@ class Build:
             tokenizer=self.tokenizer,
             unet=denoiser.cpu().half(),
             # A sampler that adds fresh noise mends what the small denoiser got wrong at the noisiest timesteps.
-            scheduler=EulerAncestralDiscreteScheduler(**unet.NOISE, timestep_spacing="trailing"),
+            # An offset of 1 is what diffusers wants to read in a model's files; this spacing has no use for it.
+            scheduler=EulerAncestralDiscreteScheduler(**unet.NOISE, timestep_spacing="trailing", steps_offset=1),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
