@@ -18,8 +18,10 @@ from textual_inversion_ext.concept import ConceptSpec, LearnedConcept
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.evaluation.metrics import METRICS, MetricParts, Scored
 from textual_inversion_ext.families import adapter_for
+from textual_inversion_ext.parametrizations import PARAMETRIZATIONS
 from textual_inversion_ext.pipelines.sampling import SampleSettings, sample
 from textual_inversion_ext.pocket import OBJECTS, render_concept
+from textual_inversion_ext.regularizers import REGULARIZERS
 from textual_inversion_ext.training.callbacks import Callback, Run
 from textual_inversion_ext.training.processes.group import Processes
 from textual_inversion_ext.training.setup import Workshop, build_workshop, collect_all, open_model
@@ -35,13 +37,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "fp16": {"mixed_precision": "fp16"},
     "bf16": {"mixed_precision": "bf16"},
-    "directional": {"parametrization": "directional", "direction_beta": 0.5},
-    "regularized": {
-        "initial_l2_weight": 0.1,
-        "norm_pull_weight": 0.1,
-        "context_weight": 0.1,
-        "anchor_weight": 0.1,
-    },
+    **{f"{name} rows": {"parametrization": name, "direction_beta": 0.5} for name in PARAMETRIZATIONS},
+    "regularized": {f"{name}_weight": 0.1 for name in REGULARIZERS},
     "clipped": {"max_grad_norm": 1.0, "ema_decay": 0.9},
     "weighted": {"snr_gamma": 5.0, "noise_offset": 0.1, "timestep_sampling": "uniform"},
     "crops": {"crop": "random", "flip_p": 0.5},
@@ -71,7 +68,8 @@ def workshop(pipeline: Any, name: str, folder: Path) -> Workshop:
 
 CASES = [
     *(("stable-diffusion", name) for name in SETTINGS),
-    *(("stable-diffusion-xl", name) for name in ("default", "fp16", "directional", "regularized", "words of pictures")),
+    *(("stable-diffusion-xl", name) for name in ("default", "fp16", "regularized", "words of pictures")),
+    *(("stable-diffusion-xl", f"{name} rows") for name in PARAMETRIZATIONS),
     *((family, "default") for family in PIPELINES if family.endswith("inpainting")),
 ]
 
