@@ -27,6 +27,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from textual_inversion_ext import ConceptSpec, TextualInversionConfig
 from textual_inversion_ext.config import Precision
+from textual_inversion_ext.pipelines.quiet import move
 from textual_inversion_ext.pocket import load_pipeline, render_concept
 from textual_inversion_ext.training.processes.group import Processes
 from textual_inversion_ext.training.setup import build_workshop, collect_all, open_model
@@ -84,7 +85,7 @@ class Case:
         self.adapter, self.device, self.count = adapter, torch.device(device), 0
         shape = (batch_size, *self.shop.draws.draw((0,), [0])[0].noise.shape[1:])
         unet = pipeline.unet
-        self.loaded = loaded.to(device, unet.dtype)
+        self.loaded = move(loaded, device, unet.dtype)
         self.latents = torch.randn(shape, device=device, dtype=unet.dtype)
         self.timesteps = torch.randint(0, 1000, (batch_size,), device=device)
         width, length = unet.config.cross_attention_dim, pipeline.tokenizer.model_max_length
