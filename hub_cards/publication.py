@@ -10,7 +10,7 @@ from typing import Literal
 
 from huggingface_hub import RepoCard, get_token, is_offline_mode
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but a re-export
+from huggingface_hub.utils import validate_repo_id
 
 from hub_cards.problems import PushError, explained
 

@@ -24,6 +24,7 @@ from hub_cards.problems import (
     without_tokens,
 )
 from hub_cards.publication import CARD, Publication, Pushed, check, parsed_card, text_of
+from hub_cards.validation import validate
 
 __all__ = ["CARD", "Publication", "PushError", "Pushed", "check", "push"]
 
@@ -58,7 +59,7 @@ def push(publication: Publication, *, token: str | None = None, waits: Sequence[
             repo_id = f"{patiently(api.whoami, waits)['name']}/{repo_id}"
         if CARD in publication.files:
             card = parsed_card(publication.files[CARD])
-            patiently(lambda: card.validate(repo_type=publication.repo_type), waits)
+            patiently(lambda: validate(card, publication.repo_type), waits)
         branch = _open_repository(api, publication, repo_id, waits)
         gone = _left_over(api, publication, repo_id, branch, waits)
         return _commit(api, publication, repo_id, branch.head, gone, waits)
@@ -117,7 +118,7 @@ def _left_over(
         return ()
     before = listed(patiently(lambda: card_at(api, repo_id, kind, head), waits) or "") or {}
     asked = {name: known for name, known in before.items() if name in branch.files and name not in now}
-    return untouched(api, kind, repo_id, head, asked)
+    return patiently(lambda: untouched(api, kind, repo_id, head, asked), waits)
 
 
 def _commit(

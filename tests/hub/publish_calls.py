@@ -61,8 +61,10 @@ def card(repo_id: str, repo_type: str = "model") -> dict[str, Any]:
     """Load a card from the Hub and let the Hub validate it; returns its data and its scores by metric."""
     from huggingface_hub import DatasetCard, ModelCard
 
+    from hub_cards.validation import validate
+
     loaded = (ModelCard if repo_type == "model" else DatasetCard).load(repo_id)
-    loaded.validate(repo_type=repo_type)
+    validate(loaded, repo_type)
     results = getattr(loaded.data, "eval_results", None) or []
     return {
         "data": loaded.data.to_dict(),

@@ -22,9 +22,9 @@ def model(server: HubServer, lfs_client: Client, tmp_path_factory: pytest.TempPa
     """The model that is on the hub, here."""
     folder = tmp_path_factory.mktemp("model")
     lfs_client.call(publish_calls.save_model, folder)
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A small model\n", encoding="utf-8")
     lfs_client.call(calls.api, "create_repo", MODEL)
     lfs_client.call(calls.upload_folder, MODEL, folder)
-    lfs_client.call(calls.push_card, MODEL, "---\nlicense: apache-2.0\n---\n# A small model\n")
     return folder
 
 
