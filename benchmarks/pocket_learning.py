@@ -29,6 +29,7 @@ from PIL import Image
 from benchmarks.reader import CACHE, load_reader
 from textual_inversion_ext import ConceptSpec, LearnedConcept, TextualInversionConfig, TextualInversionTrainer
 from textual_inversion_ext.evaluation.backbones import load_image_text_backbone
+from textual_inversion_ext.evaluation.fingerprint import fingerprint_of, model_fingerprint, settings_facts
 from textual_inversion_ext.evaluation.metrics import ClipImageMetric, Scored
 from textual_inversion_ext.evaluation.metrics.identity_error import IdentityErrorMetric
 from textual_inversion_ext.pipelines.sampling import sample
@@ -50,8 +51,12 @@ EDIT_PROMPTS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One concept and seed. Similarities are cosines, errors as in `Bench.errors`."""
+    """One concept and seed. Similarities are cosines, errors as in `Bench.errors`.
 
+    Rows of one table have one `made_by`: fingerprint of the model, its sampling, and what differs from the defaults.
+    """
+
+    made_by: str
     concept: str
     seed: int
     caption: str
@@ -99,6 +104,12 @@ class Bench:
         self.backbone = load_image_text_backbone("pocket")
         self.clip = ClipImageMetric(self.backbone)
         self.identity = IdentityErrorMetric(load_reader())
+        self.model = model_fingerprint(self.pipeline)
+
+    def made_by(self, settings: Mapping[str, Any], fields: Mapping[str, Any]) -> str:
+        """Fingerprint all that tells one table from another."""
+        facts = {"model": self.model, "sampling": settings_facts(SETTINGS), "scored": len(SCORE_SEEDS)}
+        return fingerprint_of({**facts, "settings": dict(settings), "fields": dict(fields)})
 
     def likeness_of_each(self, pictures: Sequence[Image.Image], references: Sequence[Image.Image]) -> list[float]:
         """CLIP image similarity of every picture: its mean cosine to the references."""
@@ -167,7 +178,8 @@ class Bench:
             result = TextualInversionTrainer(config, [spec], pipeline=self.pipeline).train()
             seconds = time.perf_counter() - start
         scores = self.word_scores(result.concepts[0], concept, SCORE_SEEDS)
-        return Row(concept=concept.name, seed=seed, **baseline, **scores, seconds=round(seconds, 1))
+        made_by = self.made_by(settings, fields)
+        return Row(made_by, concept=concept.name, seed=seed, **baseline, **scores, seconds=round(seconds, 1))
 
     def word_scores(self, word: LearnedConcept, concept: PocketConcept, seeds: Sequence[int]) -> dict[str, Any]:
         """Make pictures with a word, one for each seed and four of each edited prompt; fields of `Row`."""
@@ -200,6 +212,12 @@ def _gain(rows: Sequence[Row]) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
+
+
+def read_rows(file: Path, made_by: str) -> list[Row]:
+    """Read what an earlier call has measured of the same table; other rows of the file stay there."""
+    entries = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [Row(**entry) for entry in entries if entry.get("made_by") == made_by]
 
 
 def likeness_table(rows: Sequence[Row]) -> str:
@@ -248,17 +266,15 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=CACHE / "pocket_learning.jsonl")
     arguments = parser.parse_args()
     overrides = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
-    arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    done = (
-        [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
-    )
-    rows = [Row(**entry) for entry in done]
+    fields = {"num_vectors": arguments.num_vectors}
     bench = Bench()
+    rows = read_rows(arguments.results, bench.made_by(overrides, fields))
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
     for concept in (c for c in OBJECTS if c.name in arguments.concepts):
         wanted = [s for s in arguments.seeds if not any((r.concept, r.seed) == (concept.name, s) for r in rows)]
         baseline = bench.baseline(concept) if wanted else {}
         for seed in wanted:
-            rows.append(bench.learn(concept, seed, baseline, overrides, {"num_vectors": arguments.num_vectors}))
+            rows.append(bench.learn(concept, seed, baseline, overrides, fields))
             with arguments.results.open("a") as file:
                 file.write(json.dumps(asdict(rows[-1])) + "\n")
     print(likeness_table(rows), attribute_table(rows), sep="\n\n")
