@@ -11,6 +11,7 @@ import torch
 
 from tests.tiny import tiny_images, tiny_pipeline
 from textual_inversion_ext import ConceptSpec, TextualInversionConfig, TextualInversionTrainer
+from textual_inversion_ext.errors import ModelError
 from textual_inversion_ext.pipelines.loading import load_pipeline
 from textual_inversion_ext.pipelines.quiet import move
 
@@ -40,6 +41,12 @@ def said(caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder) -> 
 def test_loading(dtype: torch.dtype, said: Said) -> None:
     pipeline = load_pipeline("pocket", dtype=dtype)
     assert pipeline.unet.dtype == pipeline.text_encoder.dtype == pipeline.vae.dtype == dtype
+    assert not said()
+
+
+def test_asking_for_a_model_that_is_not_here(said: Said) -> None:
+    with pytest.raises(ModelError, match="no-such/model"):
+        load_pipeline("no-such/model")
     assert not said()
 
 

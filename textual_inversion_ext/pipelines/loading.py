@@ -16,7 +16,7 @@ from textual_inversion_ext.errors import ModelError, StorageError
 from textual_inversion_ext.families.base import FamilyAdapter
 from textual_inversion_ext.files import load_concept
 from textual_inversion_ext.pipelines.lora import fuse_lora
-from textual_inversion_ext.pipelines.quiet import move
+from textual_inversion_ext.pipelines.quiet import move, unwarned
 from textual_inversion_ext.pipelines.words.pooling import pool_at_end
 from textual_inversion_ext.pipelines.words.slots import slots_of
 
@@ -183,7 +183,8 @@ def _load_from_files(
     if Path(name).is_file():
         raise ModelError(f"{name} is a file; give the folder of a diffusers pipeline, a Hub id, or 'pocket'.")
     try:
-        index = DiffusionPipeline.load_config(name, revision=revision)
+        with unwarned("The `local_dir_use_symlinks` argument"):  # which diffusers itself gives
+            index = DiffusionPipeline.load_config(name, revision=revision)
         if not safety_checker and index.get("safety_checker", (None, None))[0] is not None:
             extra = {**extra, "safety_checker": None, "requires_safety_checker": False}
         return DiffusionPipeline.from_pretrained(name, revision=revision, variant=variant, **extra)

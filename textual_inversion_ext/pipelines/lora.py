@@ -16,7 +16,7 @@ from torch import Tensor
 from textual_inversion_ext.atomic import atomic_write
 from textual_inversion_ext.errors import EmbeddingFileError, ModelError
 from textual_inversion_ext.files.places import parse_hub
-from textual_inversion_ext.pipelines.quiet import unsaid
+from textual_inversion_ext.pipelines.quiet import unsaid, unwarned
 
 LORA_FILE = LORA_WEIGHT_NAME_SAFE
 """File name that diffusers' ``load_lora_weights(folder)`` looks for: ``pytorch_lora_weights.safetensors``."""
@@ -146,8 +146,8 @@ def load_loras(pipeline: Any, files: Sequence[Path], scale: float = 1.0) -> None
     names = [f"learned_{number}" for number in range(len(files))]
     for name, file in zip(names, files, strict=True):
         try:
-            # A LoRA of the denoiser alone has nothing for the text encoders.
-            with unsaid("diffusers.loaders.lora_base", "No LoRA keys associated to"):
+            # A LoRA of the denoiser alone has nothing for the text encoders; several words have a LoRA each.
+            with unsaid("diffusers.loaders.lora_base", "No LoRA keys associated to"), unwarned("Already found a `peft"):
                 pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=name)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
             # diffusers and peft raise all of these for damaged files and for those of another model.

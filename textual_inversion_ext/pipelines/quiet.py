@@ -1,8 +1,9 @@
-"""Remarks of diffusers that would mislead whoever reads them."""
+"""Remarks of diffusers and what it stands on that would mislead whoever reads them."""
 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,11 +13,11 @@ import torch
 
 @contextmanager
 def unsaid(module: str, words: str) -> Iterator[None]:
-    """Leave out one of diffusers' warnings.
+    """Leave out something that a module logs.
 
     Args:
-        module: The module that warns.
-        words: What the warning says.
+        module: The module.
+        words: Part of what it says.
 
     Yields:
         Nothing.
@@ -31,6 +32,21 @@ def unsaid(module: str, words: str) -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(is_another)
+
+
+@contextmanager
+def unwarned(words: str) -> Iterator[None]:
+    """Leave out a warning of Python's kind.
+
+    Args:
+        words: Its beginning.
+
+    Yields:
+        Nothing.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=words)
+        yield
 
 
 def move(part: Any, device: torch.device | str, dtype: torch.dtype) -> Any:

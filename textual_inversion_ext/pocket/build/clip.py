@@ -56,7 +56,7 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
 
 def pixels_to_tensor(pixels: np.ndarray, device: torch.device) -> Tensor:
     """Turn uint8 (B, H, W, 3) into float32 (B, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).float() / 255.0
+    return torch.from_numpy(np.array(pixels)).to(device).permute(0, 3, 1, 2).float() / 255.0
 
 
 def train_clip(
