@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 
 from benchmarks.reader import CACHE, Reader, accuracy, load_reader, to_tensor
+from textual_inversion_ext.pipelines.loading import load_pipeline
 from textual_inversion_ext.pipelines.sampling import SampleSettings, sample
 from textual_inversion_ext.pipelines.sheets import contact_sheet
-from textual_inversion_ext.pocket import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, load_pipeline
+from textual_inversion_ext.pocket import GUIDANCE_SCALE, NUM_INFERENCE_STEPS
 from textual_inversion_ext.pocket import vocabulary as words
 from textual_inversion_ext.pocket.captions import describe, with_article
 from textual_inversion_ext.pocket.renderer import render
@@ -126,7 +127,8 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=CACHE)
     arguments = parser.parse_args()
     settings = SampleSettings(arguments.num_inference_steps, arguments.guidance_scale, batch_size=12)
-    pipeline = load_pipeline() if arguments.weights is None else _other(arguments.weights)
+    pipeline: Any = load_pipeline(arguments.weights or "pocket")
+    pipeline.set_progress_bar_config(disable=True)
     reader, start = load_reader(), time.perf_counter()
     report: dict[str, Any] = {
         "settings": {"guidance_scale": settings.guidance_scale, "steps": settings.num_inference_steps}
@@ -151,14 +153,6 @@ def main() -> None:
     text = json.dumps(report, indent=2)
     (arguments.output_dir / "pocket_quality.json").write_text(text + "\n")
     print(text)
-
-
-def _other(folder: Path) -> Any:
-    from diffusers import StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 if __name__ == "__main__":
