@@ -118,6 +118,7 @@ def _left_over(
         return ()
     before = listed(patiently(lambda: card_at(api, repo_id, kind, head), waits) or "") or {}
     asked = {name: known for name, known in before.items() if name in branch.files and name not in now}
+    # The client repeats this by itself, but not before its version 2.
     return patiently(lambda: untouched(api, kind, repo_id, head, asked), waits)
 
 

@@ -53,7 +53,7 @@ def known_flags() -> set[str]:
 @each_page
 def test_commands_parse(page: Path) -> None:
     for words in commands(page):
-        if "--train_data_dir" in words or words[0] != "train":
+        if words != ["train"]:  # its flags were an ellipsis
             make_parser().parse_args(words)
 
 

@@ -17,7 +17,7 @@ from tests.tiny_families import rows, tiny_inpainting, tiny_sdxl, tiny_sdxl_inpa
 from textual_inversion_ext.concept import ConceptSpec, LearnedConcept
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.evaluation.metrics import METRICS, MetricParts, Scored
-from textual_inversion_ext.families import adapter_for
+from textual_inversion_ext.families import FAMILIES, adapter_for
 from textual_inversion_ext.parametrizations import PARAMETRIZATIONS
 from textual_inversion_ext.pipelines.sampling import SampleSettings, sample
 from textual_inversion_ext.pocket import OBJECTS, render_concept
@@ -48,6 +48,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "progressive": {"progressive_steps": "0.5"},
     "words of pictures": {"per_image_tokens": True},
 }
+
+
+def test_every_family_is_here() -> None:
+    assert set(PIPELINES) >= set(FAMILIES), "give the new family a tiny pipeline above"
 
 
 def pictures(name: str) -> list[Any]:
@@ -135,6 +139,8 @@ def test_a_run_waits_only_where_it_says(
     evaluations = {6} if settings["eval_steps"] else set()
     assert set(waits.steps) == {1, 4, 8} | evaluations  # the first one sends what the others find there
     assert not watch.mixes
+    searched = any(line.startswith("initializers/images.py") for line in watch.reads)
+    assert searched == ("initialization" in settings)
 
 
 @pytest.mark.parametrize("family", PIPELINES)

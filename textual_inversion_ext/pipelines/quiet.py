@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ def unwarned(words: str) -> Iterator[None]:
         Nothing.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=words)
+        warnings.filterwarnings("ignore", message=re.escape(words))
         yield
 
 
