@@ -21,7 +21,9 @@ PAGES = sorted(
     + [page for name in ("docs", "benchmarks", "textual_inversion_ext") for page in (ROOT / name).rglob("*.md")]
 )
 OURS = ("textual_inversion_ext", "hub_cards")
-FLAGS_OF_OTHERS = {"--no-deps", "--num_processes", "--resolution", "--extra"}  # pip's, accelerate's, uv's
+FLAGS_OF_OTHERS = {"--num_processes"}  # accelerate's
+FLAGS_OF_OTHERS |= {f"--{name}" for name in ("constraint", "editable", "extra", "requirement", "resolution")}
+FLAGS_OF_OTHERS |= {"--no-build-isolation", "--no-deps"}  # pip's and uv's
 FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```", flags=re.DOTALL | re.MULTILINE)
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
