@@ -229,7 +229,9 @@ class TextualInversionConfig:
     save_as_full_pipeline: bool = option(False, "Also save the whole model with the learned word built in.")
     checkpointing_steps: int = option(500, "Steps between two checkpoints (a few kilobytes each).", least=1)
     checkpoints_total_limit: int | None = option(None, "Keep only this many checkpoints, the newest.", least=1)
-    resume_from_checkpoint: str | None = option(None, "'latest', or the path of a checkpoint folder.")
+    resume_from_checkpoint: str | None = option(
+        None, "'latest', or the path of a checkpoint folder; later checkpoints of the run it continues are removed."
+    )
 
     def __post_init__(self) -> None:
         """Check types and limits of every field."""

@@ -85,6 +85,12 @@ def saved(out: Path) -> list[Any]:
     return [load_concept(file.parent) for file in sorted(out.rglob("learned_embeds.safetensors"))]
 
 
+def test_to_keep_them_without_learning_any_is_mentioned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer(tmp_path, per_image_tokens=False, keep_per_image_tokens=True).train()
+    assert sorted(all_words(tmp_path)) == ["<a>", "<b>"]
+    assert "without words of single pictures there is no effect of keep_per_image_tokens" in caplog.text
+
+
 def test_they_are_dropped_unless_asked_for(tmp_path: Path) -> None:
     kept, dropped = tmp_path / "kept", tmp_path / "dropped"
     trainer(kept, keep_per_image_tokens=True).train()

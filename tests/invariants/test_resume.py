@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 
 from tests.runs import Stop, StopAfter, rows_of, start_cli, train_flags, wait_until
 from tests.tiny import tiny_images, tiny_pipeline
@@ -98,6 +99,65 @@ def test_resuming_a_finished_run_trains_nothing_more(uninterrupted: Path, tmp_pa
 def test_latest_without_a_checkpoint_starts_from_the_beginning(uninterrupted: Path, tmp_path: Path) -> None:
     session(tmp_path / "out", resume_from_checkpoint="latest").train()
     assert all_rows(tmp_path / "out") == all_rows(uninterrupted)
+
+
+def test_going_on_from_an_older_checkpoint_leaves_nothing_of_the_later_ones(
+    uninterrupted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(uninterrupted, out)
+    (out / "a" / "learned_embeds-steps-9.safetensors").write_bytes(b"of the steps that are done anew")
+    (out / "a" / "learned_embeds-steps-3.safetensors").write_bytes(b"of the steps that are kept")
+    with pytest.raises(Stop):
+        session(out, StopAfter(4), resume_from_checkpoint=str(out / "checkpoint-3"), learning_rate=0.1).train()
+    assert [path.name for path in sorted(out.glob("checkpoint-*"))] == ["checkpoint-3"]
+    assert [path.name for path in out.glob("a/*-steps-*")] == ["learned_embeds-steps-3.safetensors"]
+    assert "checkpoint-6, checkpoint-9" in caplog.text
+    limit = {"checkpoints_total_limit": 1, "max_train_steps": 5}
+    session(out, resume_from_checkpoint="latest", learning_rate=0.1, **limit).train()
+    assert len(list(out.glob("checkpoint-*"))) == 1 and all_rows(out) != all_rows(uninterrupted)
+
+
+def test_latest_does_not_begin_again_over_a_finished_run(uninterrupted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(uninterrupted, out, ignore=shutil.ignore_patterns("checkpoint-*"))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(OutputFolderError, match="already holds a run"):
+        session(out, resume_from_checkpoint="latest").train()
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    for file in out.rglob("learned_embeds*"):  # of a run that was killed before its first checkpoint
+        file.unlink()
+    session(out, resume_from_checkpoint="latest").train()
+    assert all_rows(out) == all_rows(uninterrupted)
+
+
+def test_other_lessons_are_mentioned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings: dict[str, Any] = {"output_dir": tmp_path, "max_train_steps": 2, "eval_steps": 0}
+    concept = ConceptSpec("<a>", tiny_images(3), "cat")
+    TextualInversionTrainer(TextualInversionConfig(**settings), [concept], pipeline=tiny_pipeline()).train()
+    settings |= {"resume_from_checkpoint": "latest", "max_train_steps": 3}
+    TextualInversionTrainer(TextualInversionConfig(**settings), [concept], pipeline=tiny_pipeline()).train()
+    assert "pictures of <a>" not in caplog.text
+    other = ConceptSpec("<a>", tiny_images(3, seed=5), "cat", learnable_property="style")
+    settings["max_train_steps"] = 4
+    TextualInversionTrainer(TextualInversionConfig(**settings), [other], pipeline=tiny_pipeline()).train()
+    assert "the pictures of <a> are not those that it was learned from" in caplog.text
+    assert "learnable_property of <a> was 'object' and is now 'style'" in caplog.text
+
+
+def test_a_run_that_goes_on_in_float16_has_a_loss_scale_of_its_own(tmp_path: Path) -> None:
+    scales = []
+
+    class Look(Callback):
+        def on_start(self, run: Run) -> None:
+            scales.append(safetensors.torch.load_file(run.folder.checkpoint(1) / "state.safetensors"))
+
+    session(tmp_path, checkpointing_steps=1, max_train_steps=1).train()
+    settings: dict[str, Any] = {"mixed_precision": "fp16", "resume_from_checkpoint": "latest", "max_train_steps": 2}
+    session(tmp_path, Look(), checkpointing_steps=1, **settings).train()
+    newest = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    fresh = safetensors.torch.load_file(newest / "state.safetensors")["loss_scale.scale"]
+    assert "loss_scale.scale" not in scales[0] and fresh.tolist() == [4096.0] * 3
 
 
 def test_other_settings_are_mentioned(uninterrupted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

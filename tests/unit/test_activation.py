@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,8 +15,8 @@ from textual_inversion_ext.training.activation import (
 )
 
 
-def config(steps: str | None, total: int | None = 6000) -> TextualInversionConfig:
-    return TextualInversionConfig(progressive_steps=steps, max_train_steps=total)
+def config(steps: str | None, total: int | None = 6000, **settings: Any) -> TextualInversionConfig:
+    return TextualInversionConfig(progressive_steps=steps, max_train_steps=total, **settings)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +60,15 @@ def test_lists_that_cannot_work_are_refused_at_once(text: str, words: str) -> No
         check_progressive(config(text), [ConceptSpec("<a>", None, "cat", num_vectors=3)])
 
 
-def test_without_a_number_of_steps_only_the_list_itself_is_checked() -> None:
-    check_progressive(config("2000 4000", None), [ConceptSpec("<a>", None, "cat", num_vectors=3)])
+def test_without_a_number_of_steps_it_is_the_default() -> None:
+    concept = ConceptSpec("<a>", None, "cat", num_vectors=3)
+    check_progressive(config("0.1 100", None), [concept])
+    with pytest.raises(ConfigError, match="at step 501 of 500"):
+        check_progressive(config("100 501", None), [concept])
+
+
+def test_with_epochs_only_the_list_itself_is_checked() -> None:
+    check_progressive(config("0.5 4000", None, num_train_epochs=3), [ConceptSpec("<a>", None, "cat", num_vectors=3)])
 
 
 def test_masks_and_levels() -> None:

@@ -128,6 +128,7 @@ def test_rows_decay_only_when_asked() -> None:
         ({"optimizer": "torch.optim.SGD", "optimizer_args": '{"moment": 1}'}, r"refuses.*moment"),
         ({"optimizer": "torch.optim.SGD", "optimizer_args": "momentum=1"}, "not JSON"),
         ({"optimizer": "torch.optim.SGD", "optimizer_args": "[1]"}, "must be a JSON object"),
+        ({"optimizer": "torch.optim.SGD", "optimizer_args": '{"lr": 5}'}, "set with --learning_rate"),
         ({"optimizer_args": "{}" + " "}, "adam_ settings"),
     ],
 )

@@ -181,6 +181,7 @@ def test_a_lora_of_another_model_is_refused(tmp_path: Path) -> None:
     ("settings", "says"),
     [
         ({"lora_rank": 2, "lora_start": 6.0}, "never train"),
+        ({"lora_rank": 2, "lora_start": 0.6, "train_text_encoder_ti_frac": 0.2}, "nothing would train in between"),
         ({"lora_rank": 2, "lora_layers": "to_x"}, r"'to_x' names no layer of the unet.*to_k"),
         ({"lora_rank": 2, "lora_layers": "conv_in"}, "'conv_in' names Conv2d"),
         ({"lora_rank": 2, "lora_layers": "to_k,"}, "names no layer"),

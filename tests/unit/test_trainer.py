@@ -198,6 +198,24 @@ def test_half_precision_learns_float32_rows(precision: str, tmp_path: Path) -> N
     assert load_file(tmp_path / precision / "out" / "learned_embeds.safetensors")["<tok>"].dtype == torch.float32
 
 
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_pipeline_that_was_handed_over_still_makes_pictures(precision: str, tmp_path: Path) -> None:
+    pipeline = tiny_pipeline()
+    train(tmp_path, pipeline=pipeline, mixed_precision=precision, gradient_checkpointing=True)
+    assert len({parameter.dtype for name in ("vae", "unet") for parameter in getattr(pipeline, name).parameters()}) == 1
+    assert not any(module.training for module in pipeline.text_encoder.modules())
+    assert not pipeline.unet.is_gradient_checkpointing
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline("a cat", num_inference_steps=1).images
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline()
+    pipeline.tokenizer.add_tokens([f"more{number}" for number in range(50)])
+    with pytest.raises(ModelError, match="do not belong together"):
+        train(tmp_path, pipeline=pipeline)
+
+
 def test_previews_show_the_word_and_change_nothing(tmp_path: Path) -> None:
     with_previews = train(
         tmp_path / "a", max_train_steps=5, validation_prompt="a <tok>", validation_steps=2, num_validation_images=2
@@ -273,6 +291,8 @@ def test_a_whole_pipeline_is_saved_on_demand(tmp_path: Path) -> None:
     whole = StableDiffusionPipeline.from_pretrained(tmp_path / "out")
     ids = whole.tokenizer.convert_tokens_to_ids(["<tok>", "<tok>_1"])
     assert whole.text_encoder.get_input_embeddings().weight[ids].equal(rows_of(tmp_path / "out"))
+    train(tmp_path, spec("<other>"), pipeline=pipeline, overwrite_output_dir=True)
+    assert not [name for name in ("model_index.json", "unet", "tokenizer") if (tmp_path / "out" / name).exists()]
 
 
 def test_capital_letters_with_several_vectors_are_warned_about(

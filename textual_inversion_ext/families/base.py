@@ -209,6 +209,14 @@ class FamilyAdapter(ABC):
         """Take the VAE's weights off the training device, in their own dtype, once all moments are cached."""
         move(self.pipeline.vae, "cpu", self._vae_dtype)
 
+    def give_back(self) -> None:
+        """Leave a pipeline in which everything is in one place and of one dtype, so that it can make pictures."""
+        move(self.pipeline.vae, self.device, self.dtype)
+        denoiser: Any = self.denoiser
+        denoiser.disable_gradient_checkpointing()
+        for module in self._checkpointed():
+            module.gradient_checkpointing = module.training = False
+
     @property
     def device(self) -> torch.device:
         """Where the denoiser is."""
@@ -251,13 +259,16 @@ class FamilyAdapter(ABC):
         recompute = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
         denoiser: Any = self.denoiser
         denoiser.enable_gradient_checkpointing(recompute)
-        for slot in self.slots:
-            for module in slot.text_encoder.modules():
-                if isinstance(module, GradientCheckpointingLayer):
-                    module.gradient_checkpointing = True
-                    module._gradient_checkpointing_func = recompute
-                    # transformers looks at this flag of the layer itself; its parts, with dropout, stay in eval mode.
-                    module.training = True
+        for module in self._checkpointed():
+            module.gradient_checkpointing = True
+            module._gradient_checkpointing_func = recompute
+            # transformers looks at this flag of the layer itself; its parts, with dropout, stay in eval mode.
+            module.training = True
+
+    def _checkpointed(self) -> list[Any]:
+        """The layers of the text encoders whose activations can be recomputed."""
+        layers = [module for slot in self.slots for module in slot.text_encoder.modules()]
+        return [module for module in layers if isinstance(module, GradientCheckpointingLayer)]
 
     def _set_rows(self, rows: Mapping[str, Tensor]) -> None:
         """Put learned rows into the text encoders.

@@ -162,7 +162,7 @@ def _further(text: str | None) -> dict[str, Any]:
         Its entries.
 
     Raises:
-        ConfigError: it is no JSON object.
+        ConfigError: it is no JSON object, or holds the learning rate.
     """
     try:
         values = json.loads(text) if text else {}
@@ -170,4 +170,6 @@ def _further(text: str | None) -> dict[str, Any]:
         raise ConfigError(f"optimizer_args is {text!r}, which is not JSON: {error}.") from error
     if not isinstance(values, dict):
         raise ConfigError(f'optimizer_args is {text!r}; it must be a JSON object such as {{"momentum": 0.9}}.')
+    if "lr" in values:
+        raise ConfigError(f"optimizer_args is {text!r}; the learning rate is set with --learning_rate, not as lr.")
     return values

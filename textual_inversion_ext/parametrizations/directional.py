@@ -59,10 +59,11 @@ class DirectionalRows(Parametrization):
 
     def __init__(self, initial: Tensor, settings: UpdateSettings | None = None) -> None:
         super().__init__(initial, settings)
-        if self.settings.optimizer != BUILT_IN:
+        if self.settings.optimizer != BUILT_IN or self.settings.optimizer_args:
             raise ConfigError(
-                f"optimizer is {self.settings.optimizer!r}, but directional rows have one of their own; leave it at "
-                f"{BUILT_IN}, or choose --parametrization free."
+                f"optimizer is {self.settings.optimizer!r} with arguments {self.settings.optimizer_args}, but "
+                f"directional rows have one of their own; leave it at {BUILT_IN} without any, or choose "
+                f"--parametrization free."
             )
         rows = initial.detach().to(torch.float32, copy=True)
         norms = torch.linalg.vector_norm(rows, dim=1)

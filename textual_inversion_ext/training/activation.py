@@ -13,17 +13,18 @@ import torch
 from torch import Tensor
 
 from textual_inversion_ext.concept import ConceptSpec
-from textual_inversion_ext.config import TextualInversionConfig
+from textual_inversion_ext.config import DEFAULT_STEPS, TextualInversionConfig
 from textual_inversion_ext.errors import ConfigError
 
 
-def activation_steps(config: TextualInversionConfig, num_vectors: int, total_steps: int) -> tuple[int, ...]:
+def activation_steps(config: TextualInversionConfig, num_vectors: int, total_steps: int | None) -> tuple[int, ...]:
     """The step of its concept at which each vector becomes active.
 
     Args:
         config: ``progressive_steps`` is used; its first entry is that of the second vector, and so on.
         num_vectors: vectors of the concept.
-        total_steps: optimizer steps that the concept is to do.
+        total_steps: optimizer steps that the concept is to do; None where they are not known yet: then the list's
+            order and its end are not looked at.
 
     Returns:
         One step for each vector, never falling, the first 0.
@@ -34,13 +35,15 @@ def activation_steps(config: TextualInversionConfig, num_vectors: int, total_ste
     if config.progressive_steps is None:
         return (0,) * num_vectors
     text = config.progressive_steps
-    steps = [0, *(_step(entry, total_steps, text) for entry in text.replace(",", " ").split())]
+    steps = [0, *(_step(entry, total_steps or 1, text) for entry in text.replace(",", " ").split())]
     if len(steps) < num_vectors:
         raise ConfigError(
             f"progressive_steps is {text!r}: {len(steps) - 1} entries, but {num_vectors} vectors need "
             f"{num_vectors - 1}, one for each after the first."
         )
     steps = steps[:num_vectors]
+    if total_steps is None:
+        return tuple(steps)
     if steps != sorted(steps):
         raise ConfigError(f"progressive_steps is {text!r}, steps {steps[1:]}; vectors join in order, so none is less.")
     if steps[-1] >= total_steps:
@@ -63,10 +66,10 @@ def check_progressive(config: TextualInversionConfig, concepts: Sequence[Concept
     """
     if config.progressive_steps is None:
         return
-    total = config.max_train_steps
+    by_default = None if config.num_train_epochs is not None else DEFAULT_STEPS
     for concept in concepts:
-        # Without max_train_steps the length depends on the pictures; what depends on it is checked later.
-        activation_steps(config, concept.num_vectors, 2**62 if total is None else total)
+        # With epochs the length depends on the pictures; what depends on it is checked later.
+        activation_steps(config, concept.num_vectors, config.max_train_steps or by_default)
     most = max(concept.num_vectors for concept in concepts)
     entries = len(config.progressive_steps.replace(",", " ").split())
     if entries > most - 1:

@@ -107,6 +107,8 @@ class Harvest:
             One for each picture; none where there are none, or where their numbers are not finite.
         """
         kept, owned = self.evaluations.kept, self.workshop.image_rows[place]
+        if not owned:
+            return ()
         best = self.config.keep != "last" and concept.metadata["steps"] == str(int(kept.steps[place, 0]))
         rows = kept.rows(0) if best else self.workshop.step.exported()
         if not all(bool(tensor[owned.start : owned.stop].isfinite().all()) for tensor in rows.values()):

@@ -23,7 +23,15 @@ from textual_inversion_ext.training.previews import Previews
 from textual_inversion_ext.training.processes.group import Processes
 from textual_inversion_ext.training.queue import active_concepts, remaining_steps
 from textual_inversion_ext.training.setup import Workshop
-from textual_inversion_ext.training.state import Part, Progress, load_tensors, save_checkpoint, trajectory
+from textual_inversion_ext.training.state import (
+    LESSONS,
+    Part,
+    Progress,
+    lessons,
+    load_tensors,
+    save_checkpoint,
+    trajectory,
+)
 from textual_inversion_ext.training.trackers import Trackers
 from textual_inversion_ext.training.writing import write_beside, write_concept, write_image_words
 
@@ -60,6 +68,7 @@ class Loop:
         self.evaluations = Evaluations(config, self.tokens, workshop, self.progress)
         self.harvest = Harvest(config, concepts, workshop, self.evaluations)
         self.facts = trajectory(config, processes.concepts, processes.world_size)
+        self.facts[LESSONS] = lessons(concepts, workshop.digests)
         # Only the main process watches; one that trains concepts of its own keeps its own step log.
         own: list[Callback] = [ProgressBar(), StepLogFile(), Trackers()]
         own += [Previews()] if config.validation_prompt else []

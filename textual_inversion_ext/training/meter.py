@@ -79,7 +79,7 @@ class Meter:
         means = self.loss_sum.tolist()
         rates = workshop.rates(workshop.step.age).tolist()
         if workshop.step.networks is not None:
-            rates = [rate * workshop.step.networks.phases.row_rate(progress.step) for rate in rates]
+            rates = [rate * workshop.step.networks.phases.row_rate(progress.step + 1) for rate in rates]
         norms = next(iter(workshop.step.rows().values())).norm(dim=1).tolist()
         self.tick(progress)
         pictures = self._visits * workshop.draws.global_batch

@@ -28,7 +28,11 @@ def check_methods(config: TextualInversionConfig) -> None:
     """
     if config.parametrization not in PARAMETRIZATIONS:
         raise ConfigError(f"parametrization is {config.parametrization!r}; allowed: {', '.join(PARAMETRIZATIONS)}.")
-    PARAMETRIZATIONS[config.parametrization](torch.zeros(1, 1), update_settings(config))
+    rows = PARAMETRIZATIONS[config.parametrization](torch.zeros(1, 1), update_settings(config))
+    try:
+        rows.update(torch.zeros(1, 1), torch.ones(1), torch.ones(1, dtype=torch.bool))
+    except (RuntimeError, TypeError, ValueError) as error:  # of an optimizer that somebody else wrote
+        raise ConfigError(f"optimizer {config.optimizer} cannot move a row: {error}. Choose another one.") from error
     if config.schedule == "piecewise_constant":
         check_step_rules(config.lr_step_rules)
     stopping_rule(config)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+
+from diffusers import DiffusionPipeline
 
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
@@ -14,6 +18,8 @@ from textual_inversion_ext.pipelines.lora import LORA_FILE
 from textual_inversion_ext.placeholders import file_stem
 from textual_inversion_ext.run_file import load_run, save_run
 from textual_inversion_ext.training.state import PART, checkpoints_in, trajectory
+
+logger = logging.getLogger(__name__)
 
 STEP_LOG = "steps.jsonl"
 """Name of the step log."""
@@ -129,7 +135,7 @@ class RunFolder:
             raise OutputFolderError(f"output_dir {self.path} is a file; give the name of a folder.")
         if config.overwrite_output_dir or not self.holds_run():
             return
-        if config.resume_from_checkpoint == "latest" or (checkpoint is not None and self.continues(checkpoint, config)):
+        if self._begins_again(config) if checkpoint is None else self.continues(checkpoint, config):
             return
         raise OutputFolderError(
             f"output_dir {self.path} already holds a run ({', '.join(self._found()[:4])}). Choose another --output_dir,"
@@ -149,12 +155,28 @@ class RunFolder:
         own = [folder.resolve() for folder in (self.path, *self._process_folders())]
         if checkpoint.resolve() == own[0] or checkpoint.resolve().parent in own:
             return True
+        recorded, tokens = self._recorded()
+        if recorded is None or set(tokens) != set(self._folder_of):
+            return False
+        return trajectory(recorded, (), 1) == trajectory(config, (), 1)
+
+    def _begins_again(self, config: TextualInversionConfig) -> bool:
+        """Whether "latest" found nothing because this same run was stopped before its first checkpoint."""
+        if config.resume_from_checkpoint != "latest" or self._finished():
+            return False
+        return not self.config_file.exists() or set(self._recorded()[1]) == set(self._folder_of)
+
+    def _finished(self) -> bool:
+        """Whether final embedding files are there, of one concept or of several."""
+        return (self.path / DIFFUSERS_FILE).exists() or any(self.path.glob(f"*/{DIFFUSERS_FILE}"))
+
+    def _recorded(self) -> tuple[TextualInversionConfig | None, list[str]]:
+        """Settings and tokens of the run that the folder holds; none if they are not ours or damaged."""
         try:
             recorded, concepts = load_run(self.config_file)
-        except ConfigError:
-            return False
-        tokens = {concept.get("placeholder_token") for concept in concepts}
-        return tokens == set(self._folder_of) and trajectory(recorded, (), 1) == trajectory(config, (), 1)
+            return recorded, [str(concept["placeholder_token"]) for concept in concepts]
+        except (ConfigError, KeyError, TypeError):
+            return None, []
 
     def holds_run(self) -> bool:
         """Whether some run has written here."""
@@ -196,6 +218,27 @@ class RunFolder:
         for old in self.checkpoints()[: -limit or None] if limit else ():
             shutil.rmtree(old, ignore_errors=True)
 
+    def drop_later(self, step: int) -> None:
+        """Remove the checkpoints and snapshots of steps that a resumed run does anew; "latest" would find the old ones.
+
+        Args:
+            step: Optimizer steps done where the run goes on.
+        """
+        later = [folder for folder in self.checkpoints() if _step_in(folder) > step]
+        if later:
+            logger.warning(
+                "notice: going on from step %d; %s, of later steps that are done anew, %s removed.",
+                step,
+                ", ".join(folder.name for folder in later),
+                "is" if len(later) == 1 else "are",
+            )
+        for folder in later:
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in dict.fromkeys([self.path, *self._folder_of.values()]):
+            for file in folder.glob("*-steps-*.safetensors"):
+                if _step_in(file) > step:
+                    file.unlink(missing_ok=True)
+
     def _found(self) -> list[str]:
         """Names of the files that only a run writes."""
         names = [file.name for file in (self.config_file, self.step_log) if file.exists()]
@@ -218,14 +261,11 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Remove the files of an older run, and nothing that it did not write."""
-        folders = [self.path]
-        names: list[str] = []
-        if self.config_file.exists():
-            try:
-                names = [file_stem(concept["placeholder_token"]) for concept in load_run(self.config_file)[1]]
-            except (ConfigError, KeyError, AttributeError):
-                names = []  # Not ours or damaged: then only files with our fixed names are replaced.
-            folders += [self.path / name for name in names if (self.path / name).is_dir()]
+        recorded, tokens = self._recorded()
+        if recorded is not None and recorded.save_as_full_pipeline:
+            _clear_pipeline(self.path)
+        names = [file_stem(token) for token in tokens]
+        folders = [self.path, *(self.path / name for name in names if (self.path / name).is_dir())]
         for folder in folders:
             files = [*folder.glob("learned_embeds*.safetensors"), *folder.glob(f"{Path(LORA_FILE).stem}*.safetensors")]
             files += [*(folder / f"{name}.safetensors" for name in names)]
@@ -245,11 +285,28 @@ class RunFolder:
                 home.rmdir()
 
 
+def _step_in(path: Path) -> int:
+    """The step that a checkpoint's or a snapshot's name ends in; -1 for other names."""
+    number = path.stem.rpartition("-")[2]
+    return int(number) if number.isdecimal() else -1
+
+
 def _clear_progress(home: Path) -> None:
     """Remove step log and checkpoints."""
     (home / STEP_LOG).unlink(missing_ok=True)
     for checkpoint in checkpoints_in(home):
         shutil.rmtree(checkpoint)
+
+
+def _clear_pipeline(home: Path) -> None:
+    """Remove a model that was saved whole: the old word is built into it."""
+    index = home / DiffusionPipeline.config_name
+    if not index.exists():
+        return
+    for name, value in json.loads(index.read_text(encoding="utf-8")).items():
+        if isinstance(value, list) and (home / name).is_dir():
+            shutil.rmtree(home / name)
+    index.unlink()
 
 
 def _clear_image_words(home: Path) -> None:

@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.errors import CheckpointError
 from textual_inversion_ext.regularizers import REGULARIZERS
-from textual_inversion_ext.training.state import Part, Progress, newest_parts, read_checkpoint
+from textual_inversion_ext.training.state import LESSONS, Part, Progress, newest_parts, read_checkpoint
 
 
 def load_parts(folder: Path, fresh: Part) -> tuple[Part, list[str]]:
@@ -83,7 +83,7 @@ def _furthest(parts: Sequence[Part], token: str, fresh: Part) -> Part:
 
 def _differences(path: Path, part: Part, fresh: Part) -> list[str]:
     """One sentence for each setting that differs; refuses what cannot be continued at all."""
-    for name in ("concepts", "parametrization", "optimizer"):
+    for name in ("concepts", "encoders", "parametrization", "optimizer", "lora_rank", "lora_text_encoder_rank"):
         if part.facts.get(name, fresh.facts[name]) != fresh.facts[name]:
             raise CheckpointError(
                 f"The checkpoint {path} was written by another run: its {name} is {part.facts.get(name)}, this run's is"
@@ -95,11 +95,25 @@ def _differences(path: Path, part: Part, fresh: Part) -> list[str]:
                 f"The checkpoint {path} has {part.rows[token]} row(s) of {token}, this run has {count}; resume with the"
                 " same number of pictures and vectors, or start afresh without --resume_from_checkpoint."
             )
-    return [
+    changed = [
         f"{name} was {part.facts.get(name)!r} and is now {value!r}"
         for name, value in fresh.facts.items()
-        if part.facts.get(name) != value
+        if name != LESSONS and part.facts.get(name) != value
     ]
+    return changed + _changed_lessons(part, fresh)
+
+
+def _changed_lessons(part: Part, fresh: Part) -> list[str]:
+    """One sentence for everything else than before that a concept is learned from."""
+    changed = []
+    for token, now in fresh.facts[LESSONS].items():
+        before = part.facts.get(LESSONS, {}).get(token, now)  # a checkpoint of several processes knows its own only
+        if before["pictures"] != now["pictures"]:
+            changed.append(f"the pictures of {token} are not those that it was learned from")
+        for name in ("learnable_property", "class_name"):
+            if before[name] != now[name]:
+                changed.append(f"{name} of {token} was {before[name]!r} and is now {now[name]!r}")
+    return changed
 
 
 def _assembled(chosen: Sequence[Part], fresh: Part) -> Part:

@@ -36,8 +36,9 @@ class LossScale(nn.Module):
         super().__init__()
         self.enabled = enabled
         self.growth_interval = growth_interval
-        self.register_buffer("scale", torch.full((num_concepts,), initial if enabled else 1.0))
-        self.register_buffer("streak", torch.zeros(num_concepts, dtype=torch.int32))
+        # Another precision has no scale to hand on: a run that goes on in float16 starts with one of its own.
+        self.register_buffer("scale", torch.full((num_concepts,), initial if enabled else 1.0), persistent=enabled)
+        self.register_buffer("streak", torch.zeros(num_concepts, dtype=torch.int32), persistent=enabled)
 
     def scaled(self, losses: Tensor, concepts: Tensor) -> Tensor:
         """Losses before the backward pass.

@@ -34,7 +34,7 @@ class RowState(nn.Module):
         switched: beginnings of the names in ``state_dict()`` that a session may add or leave out.
     """
 
-    switched: ClassVar[tuple[str, ...]] = ("averages.",)
+    switched: ClassVar[tuple[str, ...]] = ("averages.", "loss_scale.")
 
     clock: Tensor
     first_bad_step: Tensor

@@ -24,7 +24,8 @@ from textual_inversion_ext.data.sources.collect import (
     make_segmenter,
     training_data_digest,
 )
-from textual_inversion_ext.errors import ConfigError
+from textual_inversion_ext.embedding_table import table_of
+from textual_inversion_ext.errors import ConfigError, ModelError
 from textual_inversion_ext.families import adapter_for
 from textual_inversion_ext.families.base import FamilyAdapter
 from textual_inversion_ext.files import lay_out
@@ -127,6 +128,7 @@ def open_model(
 
     Raises:
         ConfigError: The resolution does not suit the model.
+        ModelError: A tokenizer has more entries than its text encoder has rows.
     """
     if pipeline is None:
         pipeline = load_pipeline(
@@ -137,6 +139,7 @@ def open_model(
             safety_checker=False,
         )
     adapter = adapter_for(pipeline)
+    _check_tokenizers(adapter)
     adapter.learn_in(config.encoders)
     adapter.pooling = config.pooling
     adapter.objective = adapter.objective.weighted(config.snr_gamma)
@@ -152,6 +155,17 @@ def open_model(
     if config.gradient_checkpointing:
         adapter.enable_gradient_checkpointing()
     return adapter
+
+
+def _check_tokenizers(adapter: FamilyAdapter) -> None:
+    """Refuse a tokenizer of another model, which ``tokenizer_name`` may have brought."""
+    for slot in adapter.slots:
+        height = len(table_of(slot.text_encoder))
+        if len(slot.tokenizer) > height:
+            raise ModelError(
+                f"{slot.key}: the tokenizer has {len(slot.tokenizer)} entries and the text encoder only {height} rows;"
+                " they do not belong together. Leave --tokenizer_name out, or give the model's own."
+            )
 
 
 def build_workshop(

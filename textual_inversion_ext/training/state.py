@@ -23,6 +23,8 @@ from textual_inversion_ext.errors import CheckpointError
 _TENSORS = "state.safetensors"
 _FACTS = "state.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
+LESSONS = "lessons"
+"""Name of the facts that a checkpoint keeps for each of its own concepts."""
 PART = "process-{}"
 """Folder of a process that trains concepts of its own, inside the output folder."""
 
@@ -79,6 +81,26 @@ def trajectory(config: TextualInversionConfig, concepts: Sequence[ConceptSpec], 
         **recipe(config),
         "processes": world_size,
         "concepts": [[concept.placeholder_token, concept.num_vectors] for concept in concepts],
+    }
+
+
+def lessons(concepts: Sequence[ConceptSpec], digests: Sequence[str]) -> dict[str, dict[str, str | None]]:
+    """What each concept is learned from; with the settings, what its rows depend on.
+
+    Args:
+        concepts: What is learned.
+        digests: Fingerprint of each concept's pictures.
+
+    Returns:
+        Token -> JSON values.
+    """
+    return {
+        concept.placeholder_token: {
+            "learnable_property": concept.learnable_property,
+            "class_name": concept.class_name,
+            "pictures": digest,
+        }
+        for concept, digest in zip(concepts, digests, strict=True)
     }
 
 

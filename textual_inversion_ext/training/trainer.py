@@ -24,6 +24,7 @@ from textual_inversion_ext.records import TrainingResult
 from textual_inversion_ext.training.activation import check_progressive
 from textual_inversion_ext.training.callbacks import Callback
 from textual_inversion_ext.training.divergence import divergence_error
+from textual_inversion_ext.training.idle import mention_idle
 from textual_inversion_ext.training.loop import Loop
 from textual_inversion_ext.training.methods import check_methods
 from textual_inversion_ext.training.outputs import RunFolder
@@ -46,7 +47,8 @@ class TextualInversionTrainer:
         config: How to train.
         concepts: What to learn; one or several.
         pipeline: A loaded pipeline to train on instead of loading the one that the config names. It is used in place:
-            moved to the training device and frozen; its weights and its tokenizer do not change.
+            moved to the training device, in the number format of ``mixed_precision``, and frozen. Its tokenizer does
+            not change, nor do its weights but for that.
         callbacks: Further watchers of the run, beside progress bar, step log, trackers and previews.
 
     Raises:
@@ -70,6 +72,7 @@ class TextualInversionTrainer:
             initializer_of(concept, config)
         check_progressive(config, concepts)
         check_pivotal(config, concepts)
+        mention_idle(config)
         self.config = config if pipeline is None else _named_after(config, pipeline)
         self.concepts = tuple(concepts)
         self.skipped_images: tuple[SkippedImage, ...] = ()
@@ -105,11 +108,13 @@ class TextualInversionTrainer:
         folder = RunFolder(config.output_dir, self.concepts, processes.part)
         loop = Loop(config, processes.own, workshop, folder, processes, self._callbacks)
         loop.begin(checkpoint)
-        self._start_folder(whole, processes, checkpoint, loop.progress.step)
+        self._start_folder(whole, folder, processes, checkpoint, loop.progress.step)
         try:
             loop.run()
         finally:
             self._mention_skipped()
+            if self._pipeline is not None:  # its owner may go on with it
+                adapter.give_back()
         result = gathered(processes, loop.result(), whole)
         if config.save_as_full_pipeline and processes.is_main:
             files = [whole.embedding_file(concept.token) for concept in result.concepts]
@@ -164,7 +169,9 @@ class TextualInversionTrainer:
         for notice in launch_notices(self.config, os.environ):
             logger.warning("notice: %s", notice)
 
-    def _start_folder(self, whole: RunFolder, processes: Processes, checkpoint: Path | None, step: int) -> None:
+    def _start_folder(
+        self, whole: RunFolder, folder: RunFolder, processes: Processes, checkpoint: Path | None, step: int
+    ) -> None:
         """Make the output folder ready, after every process has read what it needs from it."""
         steps = processes.gather(step)
         if not processes.split and len(set(steps)) > 1:
@@ -172,8 +179,10 @@ class TextualInversionTrainer:
                 f"The processes would start at different steps ({', '.join(map(str, steps))}): not all of them see the"
                 f" same checkpoint. Put output_dir {self.config.output_dir} on a disk that all machines share."
             )
+        keep = checkpoint is not None and whole.continues(checkpoint, self.config)
+        if keep and processes.writes:
+            folder.drop_later(step)
         if processes.is_main:
-            keep = checkpoint is not None and whole.continues(checkpoint, self.config)
             whole.start(self.config, self.concepts, keep=keep)
             if keep and not processes.split:
                 join_step_logs(whole)

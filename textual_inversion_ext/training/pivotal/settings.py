@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from textual_inversion_ext.concept import ConceptSpec
@@ -15,13 +14,6 @@ from textual_inversion_ext.pipelines.lora import lora_components
 from textual_inversion_ext.training.pivotal.lora import NetworkLora
 from textual_inversion_ext.training.pivotal.networks import Phases, PivotalNetworks
 from textual_inversion_ext.training.schedule import RowSchedule, effective_learning_rate
-
-logger = logging.getLogger(__name__)
-
-_NEED_A_LORA = (
-    *("lora_alpha", "lora_layers", "lora_learning_rate", "text_encoder_lr", "lora_weight_decay", "lora_start"),
-    *("continue_inversion_lr", "train_text_encoder_ti_frac"),
-)
 
 
 def wants_lora(config: TextualInversionConfig) -> bool:
@@ -37,7 +29,7 @@ def wants_lora(config: TextualInversionConfig) -> bool:
 
 
 def check_pivotal(config: TextualInversionConfig, concepts: Sequence[ConceptSpec]) -> None:
-    """Refuse what cannot be trained together, and mention what has no effect, before anything is loaded.
+    """Refuse what cannot be trained together, before anything is loaded.
 
     Args:
         config: The run's settings.
@@ -47,10 +39,6 @@ def check_pivotal(config: TextualInversionConfig, concepts: Sequence[ConceptSpec
         ConfigError: A LoRA, and several concepts or settings by which the word would not be the one it trained with.
     """
     if not wants_lora(config):
-        default = TextualInversionConfig()
-        unused = [name for name in _NEED_A_LORA if getattr(config, name) != getattr(default, name)]
-        if unused:  # No error: `--config run.json --lora_rank 0` repeats a run without its LoRA.
-            logger.warning("notice: without a LoRA there is no effect of %s; say --lora_rank 4.", ", ".join(unused))
         return
     if config.keep == "best":
         raise ConfigError(
@@ -108,10 +96,17 @@ def _make_phases(config: TextualInversionConfig, total_steps: int) -> Phases:
             f"lora_start is {config.lora_start:g}, and the run has {total_steps} steps: the LoRA would never train."
             " Below 1 it is a share of the run, from 1 on a number of steps."
         )
+    last_row_step = max(1, round(config.train_text_encoder_ti_frac * total_steps))
+    if waits > last_row_step:
+        raise ConfigError(
+            f"the word stops at step {last_row_step} (train_text_encoder_ti_frac {config.train_text_encoder_ti_frac:g})"
+            f" and the LoRA starts after step {waits} (lora_start {config.lora_start:g}): nothing would train in"
+            " between. Raise the first or lower the second."
+        )
     later = config.continue_inversion_lr
     return Phases(
         first_lora_step=waits + 1,
-        last_row_step=max(1, round(config.train_text_encoder_ti_frac * total_steps)),
+        last_row_step=last_row_step,
         later_row_rate=1.0 if later is None else later / config.learning_rate,
     )
 
