@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from unicodedata import normalize
 
 from textual_inversion_ext.errors import ConceptError
 from textual_inversion_ext.placeholders import check_placeholder, file_stem, vector_tokens
@@ -111,6 +112,7 @@ class ConceptSpec:
 
     def __post_init__(self) -> None:
         check_placeholder(self.placeholder_token)
+        object.__setattr__(self, "placeholder_token", normalize("NFC", self.placeholder_token))
         if not any(character.isalpha() for character in self.placeholder_token):
             raise ConceptError(
                 f"placeholder token {self.placeholder_token!r} has no letter. Numbers and punctuation alone are split "
@@ -200,6 +202,7 @@ class LearnedConcept:
 
     def __post_init__(self) -> None:
         check_placeholder(self.token)
+        object.__setattr__(self, "token", normalize("NFC", self.token))
         if not self.vectors:
             raise ConceptError(f"{self.token}: no vectors. A concept needs rows for at least one text encoder.")
         rows = {key: _clean_rows(self.token, key, tensor) for key, tensor in self.vectors.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 
@@ -16,6 +17,7 @@ _RESERVED_NAMES = frozenset(
     ["con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))]
     + ["learned_embeds", "learned_embeds_2", "previews", "logs", "config", "steps", "per_image"]
 )
+_PARTS_OF_A_RUN = re.compile(r"(checkpoint|process)-\d+")
 # File systems allow 255 bytes; this leaves room for suffixes such as "-steps-500.safetensors" and temporary names.
 _MAX_NAME_BYTES = 120
 
@@ -66,6 +68,10 @@ def file_stem(token: str) -> str:
     """
     inner = token[1:-1] if token.startswith("<") and token.endswith(">") else token
     stem = _UNSAFE_IN_FILE_NAMES.sub("_", inner).strip(". ")
-    stem = stem.encode()[:_MAX_NAME_BYTES].decode(errors="ignore") or "concept"
+    if len(stem.encode()) > _MAX_NAME_BYTES:  # names that differ at their ends stay apart
+        mark = hashlib.sha256(stem.encode()).hexdigest()[:8]
+        stem = stem.encode()[: _MAX_NAME_BYTES - 9].decode(errors="ignore") + f"-{mark}"
+    stem = stem or "concept"
     # A reserved name stays reserved on Windows whatever extension follows it.
-    return f"{stem}_" if stem.split(".")[0].casefold() in _RESERVED_NAMES else stem
+    reserved = stem.split(".")[0].casefold() in _RESERVED_NAMES or _PARTS_OF_A_RUN.fullmatch(stem.casefold())
+    return f"{stem}_" if reserved else stem

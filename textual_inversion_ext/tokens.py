@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from unicodedata import normalize
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,8 @@ class PromptEncoder:
         max_length: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
-        self.placeholders = {token: tuple(ids) for token, ids in placeholders.items()}
+        # The name of a Mac's folder spells a letter and its accent apart, a keyboard together.
+        self.placeholders = {normalize("NFC", token): tuple(ids) for token, ids in placeholders.items()}
         self.max_length = max_length or tokenizer.model_max_length
         self._folded = {token.casefold(): ids for token, ids in reversed(self.placeholders.items())}
         longest_first = sorted(self.placeholders, key=len, reverse=True)
@@ -84,12 +86,15 @@ class PromptEncoder:
         Returns:
             As many ids as the prompt needs.
         """
+        prompt = normalize("NFC", prompt)
         ids: list[int] = []
         position = 0
         for match in self._pattern.finditer(prompt):
             ids += word_ids(self.tokenizer, prompt[position : match.start()])
             text = match.group()
-            ids += self.placeholders.get(text) or self._folded[text.casefold()]
+            # `re` knows more letter cases than `casefold` (a dotted capital I); what only it finds is plain text.
+            known = self.placeholders.get(text) or self._folded.get(text.casefold())
+            ids += word_ids(self.tokenizer, text) if known is None else known
             position = match.end()
         return ids + word_ids(self.tokenizer, prompt[position:])
 
@@ -104,6 +109,18 @@ class PromptEncoder:
         """
         fewer = {token: ids[: counts.get(token, len(ids))] for token, ids in self.placeholders.items()}
         return PromptEncoder(self.tokenizer, fewer, self.max_length)
+
+    def only(self, placeholders: Collection[str]) -> PromptEncoder:
+        """An encoder that knows some of the placeholders; the others are plain text to it.
+
+        Args:
+            placeholders: those that it knows.
+
+        Returns:
+            The encoder.
+        """
+        kept = {token: ids for token, ids in self.placeholders.items() if token in placeholders}
+        return PromptEncoder(self.tokenizer, kept, self.max_length)
 
     def rows_cut(self, prompt: str) -> int:
         """How many learned rows of a prompt do not fit.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -89,6 +90,7 @@ def expand(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
     counts = tuple((token, len(ids)) for token, ids in added_words(tokenizer).items())
     if not counts:
         return prompt
+    prompt = unicodedata.normalize("NFC", prompt)
     pattern, written = _expansion(counts)
 
     def write_out(match: re.Match[str]) -> str:

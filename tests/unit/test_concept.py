@@ -61,13 +61,27 @@ def test_rows_are_named_as_diffusers_names_them() -> None:
         ("<learned_embeds>", "learned_embeds_"),
         ("<previews>", "previews_"),
         ("<猫>", "猫"),
-        ("<" + "ä" * 200 + ">", "ä" * 60),
+        ("<checkpoint-500>", "checkpoint-500_"),
+        ("<process-0>", "process-0_"),
+        ("<" + "ä" * 60 + ">", "ä" * 60),
     ],
 )
 def test_the_name_is_safe_as_a_file_name(token: str, stem: str, tmp_path: Path) -> None:
     assert spec(token).name == stem
     (tmp_path / f"{stem}.safetensors").touch()
     assert [entry.name for entry in tmp_path.iterdir()] == [f"{stem}.safetensors"]
+
+
+def test_long_names_that_differ_at_their_ends_stay_apart(tmp_path: Path) -> None:
+    stems = {spec("<" + "ä" * 200 + f"-{number}>").name for number in range(3)}
+    assert len(stems) == 3 and all(len(stem.encode()) <= 120 for stem in stems)
+
+
+def test_letters_and_accents_spelled_apart_are_the_same_token() -> None:
+    rows = {"clip_l": torch.ones(1, 2)}
+    assert spec("<cafe\u0301>").placeholder_token == LearnedConcept("<cafe\u0301>", rows).token == "<caf\u00e9>"
+    with pytest.raises(ConceptError, match="both use the token"):
+        check_distinct([spec("<cafe\u0301>"), spec("<caf\u00e9>")])
 
 
 def test_nothing_left_of_a_token_still_gives_a_name() -> None:

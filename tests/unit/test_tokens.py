@@ -18,6 +18,7 @@ from textual_inversion_ext.tokens import (
     attach_rows,
     attached,
     check_new_token,
+    word_ids,
 )
 
 FIRST = 49408
@@ -78,6 +79,20 @@ def test_case_matters_only_between_names_that_differ_by_nothing_else(clip_tokeni
     assert content(encoder, "<Cat> <cat> <CAT>") == [0, 1, 0]
     upper = PromptEncoder(clip_tokenizer, {"EasyNegative": [FIRST, FIRST + 1, FIRST + 2]})
     assert content(upper, "EasyNegative and easynegative") == [0, 1, 2, 0, 1, 2]
+
+
+def test_letters_that_only_look_like_others_in_another_case_are_plain_text(clip_tokenizer: CLIPTokenizer) -> None:
+    encoder = PromptEncoder(clip_tokenizer, {"<milo>": [FIRST]})
+    for prompt in ("a <mılo>", "A <MİLO>"):  # `re` takes a Turkish i for an i
+        assert encoder.content_ids(prompt) == word_ids(clip_tokenizer, prompt)
+    assert FIRST in encoder.content_ids("<MILO>")
+
+
+def test_letters_and_accents_spelled_apart_are_found(clip_tokenizer: CLIPTokenizer) -> None:
+    together, apart = "<caf\u00e9>", "<cafe\u0301>"
+    for token in (together, apart):
+        encoder = PromptEncoder(clip_tokenizer, {token: [FIRST]})
+        assert content(encoder, f"{together} {apart}") == [0, 0]
 
 
 def test_truncation_is_said_and_equals_the_tokenizers(
