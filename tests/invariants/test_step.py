@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.ranks import ranks, together
+from tests.runs import save_images
 from tests.tiny import TinyRun, tiny_images, tiny_pipeline, tiny_run
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
@@ -46,6 +48,22 @@ def test_one_batch_of_4_is_4_accumulated_batches_of_1() -> None:
     whole, parts = trained(batch_size=4), trained(batch_size=1, accumulation=4)
     torch.testing.assert_close(whole.rows, parts.rows, **CLOSE)
     torch.testing.assert_close(whole.logs[-1].loss, parts.logs[-1].loss)
+
+
+def test_a_caption_that_names_another_concept_teaches_that_one_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    captions = {"a": "a photo of <a> beside <B>", "b": "a photo of <b>"}
+    for name, caption in captions.items():
+        for file in save_images(tmp_path / name, seed=ord(name)).glob("*.png"):
+            file.with_suffix(".txt").write_text(caption)
+    specs = [ConceptSpec(f"<{name}>", tmp_path / name, "dog") for name in captions]
+    config = TextualInversionConfig(captions="captions")
+    both, alone = tiny_run(specs, config=config), tiny_run(specs[1:], config=config)
+    for run in (both, alone):
+        run.steps(4)
+    torch.testing.assert_close(both.rows[1:], alone.rows, **CLOSE)
+    assert "<a>: its captions name <B>" in caplog.text
 
 
 def test_two_concepts_together_are_each_alone() -> None:

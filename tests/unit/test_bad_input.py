@@ -139,6 +139,10 @@ def test_a_folder_without_pictures(failing: Callable[..., str], tmp_path: Path) 
         ({"config": "nowhere.json"}, "nowhere.json"),
         ({"pretrained_model_name_or_path": __file__}, "is a file"),
         ({"tokenizer_name": "/no/such/folder"}, "tokenizer"),
+        ({"train_data_dir": "x" * 300}, "File name too long"),
+        ({"output_dir": "x" * 300}, "File name too long"),
+        ({"resume_from_checkpoint": "latest", "output_dir": "x" * 300}, "File name too long"),
+        ({"optimizer": "torch.optim.SparseAdam"}, "cannot move a row"),
     ],
     ids=str,
 )
@@ -224,8 +228,17 @@ def test_generate_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtu
         ([*good, "--seed", "-1"], "--seed is -1"),
         ([*good, "--num_inference_steps", "0"], "num_inference_steps is 0"),
         ([*good, "--guidance_scale", "-1"], "guidance_scale is -1"),
+        ([*good, "--num_inference_steps", "1001"], "num_inference_steps is 1001; the model has 1000 timesteps"),
         ([*good, "--width", "16"], "both --width and --height"),
+        ([*good, "--width", "20", "--height", "16"], "20x16; width and height must be multiples of 8"),
+        ([*good, "--width", "0", "--height", "0"], "0x0; width and height"),
+        ([*good, "--width", "-8", "--height", "-8"], "-8x-8; width and height"),
+        ([*good, "--seed", str(2**64)], f"--seed is {2**64}; seeds are whole numbers from 0 to {2**64 - 1}"),
+        ([*good, "--lora_scale", "nan"], "--lora_scale is nan"),
         ([*good, "--device", "toaster"], "toaster"),
+        ([*good, "--device", "cuda:99"], "--device is 'cuda:99', which cannot be used here"),
+        ([*good, "--device", "meta"], "--device is 'meta', which cannot be used here"),
+        ([*good, "--device", "hpu"], "--device is 'hpu', which cannot be used here"),
         ([*good, "--concept", str(tmp_path / "out" / "tok.safetensors")], "<tok> was given twice"),
     ]:
         capsys.readouterr()

@@ -56,10 +56,13 @@ def test_how_a_line_starts_is_its_own(tmp_path: Path) -> None:
         {"placeholder_token": "<b>", "images": "b", "initializer": "dog"},
         {"placeholder_token": "<c>", "images": "c", "initializer": "user/corgi", "initialization": "file"},
     ]
+    (tmp_path / "runs" / "old").mkdir(parents=True)
+    lines.append({"placeholder_token": "<d>", "images": "d", "initializer": "runs/old"})
     command = read("--concepts", write(tmp_path / "mine.jsonl", *lines), "--initialization", "cross")
     assert command.config.initialization == "cross"
     assert [(spec.initializer, spec.initialization) for spec in command.concepts] == [
         *((str(tmp_path / "dog"), "file"), ("dog", None), ("user/corgi", "file")),
+        (str(tmp_path / "runs" / "old"), None),
     ]
     assert [ConceptSpec.from_dict(spec.to_dict()) for spec in command.concepts] == list(command.concepts)
 

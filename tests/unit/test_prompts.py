@@ -73,6 +73,12 @@ def test_tags_change_places_and_drop_out_but_not_the_word() -> None:
     assert "<tok>" in dropped, "sometimes nothing but the word is left"
 
 
+def test_a_word_with_a_comma_is_one_tag() -> None:
+    prompt = "red, <A,b>, big"
+    seen = {varied(prompt, "<a,b>", shuffle=True, tag_dropout=0.0, chance=random.Random(n)) for n in range(20)}
+    assert seen == {"red, <A,b>, big", "big, <A,b>, red"}
+
+
 def test_captions_without_anything_to_vary_stay_one_each() -> None:
     own = caption_prompts(("a dog", "big"), DOG, 9, shuffle=False, tag_dropout=0.0, chance=random.Random(0))
     assert own == ["a <tok>", "<tok>, big"]
@@ -82,6 +88,14 @@ def test_shares_are_exact() -> None:
     parts = [("abc", Fraction(3, 4)), ("xy", Fraction(1, 4)), ("never", Fraction(0))]
     counts = Counter(in_shares(parts))
     assert counts == {"a": 2, "b": 2, "c": 2, "x": 1, "y": 1}
+
+
+def test_shares_that_would_take_millions_of_prompts_are_rounded() -> None:
+    parts = [("a" * 27, Fraction(33, 100)), ("b" * 27, Fraction(67, 200)), ("c" * 101, Fraction(67, 200))]
+    listed = in_shares(parts)
+    assert len(listed) < 5000
+    for letter, (_, share) in zip("abc", parts, strict=True):
+        assert listed.count(letter) / len(listed) == pytest.approx(float(share), abs=0.02)
 
 
 def test_by_default_all_pictures_share_the_templates() -> None:

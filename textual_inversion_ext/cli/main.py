@@ -86,6 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(f"\n{interruption}" if str(interruption) else "\nInterrupted.", flags.debug, INTERRUPTED)
     except TextualInversionError as error:
         return _report(f"error: {error}", flags.debug, FAILED)
+    except OSError as error:  # a path that no file system takes, a folder that may not be read
+        if error.filename is None:
+            raise
+        return _report(f"error: cannot use {error.filename}: {error.strerror}.", flags.debug, FAILED)
     return 0
 
 

@@ -13,7 +13,7 @@ from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.data.latents import Latents, MomentEncoder, cuts_of, encode_pictures
 from textual_inversion_ext.data.pictures.buckets import bucket_shapes, nearest_shape
-from textual_inversion_ext.data.prompts.layout import ConceptPrompts, concept_prompts, encode_prompts
+from textual_inversion_ext.data.prompts.layout import ConceptPrompts, concept_prompts, encode_prompts, own_encoders
 from textual_inversion_ext.data.sources.collect import Sample
 from textual_inversion_ext.errors import DataError
 from textual_inversion_ext.records import Batch, Draws
@@ -179,7 +179,7 @@ def _encode_all(
         Encoder key -> (P, L) int64 on the CPU, and the position of each concept's first prompt.
     """
     encoded = [
-        encode_prompts(own.prompts, spec, counts, encoders)
+        encode_prompts(own.prompts, spec, counts, own_encoders(own, spec, encoders))
         for spec, own, counts in zip(specs, laid_out, levels, strict=True)
     ]
     start, total = [], 0

@@ -11,6 +11,8 @@ from textual_inversion_ext.tokens import whole_word
 
 __all__ = ["caption_prompts", "varied", "with_word"]
 
+_WORD = "\0"  # no text holds it
+
 
 def with_word(caption: str, spec: ConceptSpec) -> str:
     """Put the new word into a caption that lacks it.
@@ -56,8 +58,12 @@ def varied(prompt: str, token: str, *, shuffle: bool, tag_dropout: float, chance
     Returns:
         The variant.
     """
-    tags = [tag.strip() for tag in prompt.split(",") if tag.strip()]
-    kept = [place for place, tag in enumerate(tags) if re.search(whole_word(token), tag, re.IGNORECASE)]
+    word = re.compile(whole_word(token), re.IGNORECASE)
+    written = iter(word.findall(prompt))
+    # The word itself may hold a comma, so it is set aside while the tags are parted.
+    tags = [tag.strip() for tag in word.sub(_WORD, prompt).split(",") if tag.strip()]
+    kept = [place for place, tag in enumerate(tags) if _WORD in tag]
+    tags = [re.sub(_WORD, lambda _: next(written), tag) for tag in tags]
     others = [tag for place, tag in enumerate(tags) if place not in kept]
     if shuffle:
         chance.shuffle(others)

@@ -1,6 +1,6 @@
 """Which sentences each picture is shown with: a list for every picture, from which a step draws evenly.
 
-Shares are exact: where two kinds of sentences are to be drawn unequally often, they are repeated in the list.
+Where two kinds of sentences are to be drawn unequally often, they are repeated in the list.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from textual_inversion_ext.errors import ConceptError, DataError
 from textual_inversion_ext.row_layout import image_token
 from textual_inversion_ext.tokens import PromptEncoder
 
-__all__ = ["ConceptPrompts", "concept_prompts", "encode_prompts", "in_shares"]
+__all__ = ["ConceptPrompts", "concept_prompts", "encode_prompts", "in_shares", "own_encoders"]
 
 logger = logging.getLogger(__name__)
 
+_MOST = 4096  # prompts of a picture: odd shares of many sentences would take millions, each on the training device
 _Parts = list[tuple[Sequence[str], Fraction]]
 
 
@@ -40,11 +41,13 @@ class ConceptPrompts:
         prompts: P texts; pictures with the same list share it.
         start: position of each picture's first prompt.
         count: how many prompts each picture has.
+        words: the placeholders that are learned in them: the concept's own, and those of its pictures.
     """
 
     prompts: tuple[str, ...]
     start: tuple[int, ...]
     count: tuple[int, ...]
+    words: frozenset[str]
 
 
 def concept_prompts(spec: ConceptSpec, samples: Sequence[Sample], config: TextualInversionConfig) -> ConceptPrompts:
@@ -73,21 +76,52 @@ def concept_prompts(spec: ConceptSpec, samples: Sequence[Sample], config: Textua
             prompts += own
         start.append(start_of[own])
         count.append(len(own))
-    return ConceptPrompts(tuple(prompts), tuple(start), tuple(count))
+    token = spec.placeholder_token
+    of_pictures = [image_token(token, place + 1) for place in range(len(samples) if config.per_image_tokens else 0)]
+    return ConceptPrompts(tuple(prompts), tuple(start), tuple(count), frozenset([token, *of_pictures]))
 
 
 def in_shares(parts: Sequence[tuple[Sequence[str], Fraction]]) -> list[str]:
-    """Repeat lists until each has its share of the whole, exactly.
+    """Repeat lists until each has its share of the whole: exactly, unless that takes more than ``_MOST`` entries.
 
     Args:
         parts: lists, and the share of each; the shares add up to 1.
 
     Returns:
-        The shortest list in which that holds and the entries of each part are equally frequent.
+        The shortest list in which that holds and the entries of each part are equally frequent; of about ``_MOST``
+        entries where it would be longer, with shares that are right to half a list in so many.
     """
     parts = [(texts, share) for texts, share in parts if share]
-    length = math.lcm(*((share / len(texts)).denominator for texts, share in parts))
-    return [text for texts, share in parts for _ in range(int(share * length / len(texts))) for text in texts]
+    length = min(_MOST, math.lcm(*((share / len(texts)).denominator for texts, share in parts)))
+    times = [max(1, round(share * length / len(texts))) for texts, share in parts]
+    return [text for (texts, _), count in zip(parts, times, strict=True) for _ in range(count) for text in texts]
+
+
+def own_encoders(
+    own: ConceptPrompts, spec: ConceptSpec, encoders: Mapping[str, PromptEncoder]
+) -> dict[str, PromptEncoder]:
+    """Encoders to which only the concept's own words are words.
+
+    A caption may name another concept of the run. Its rows would learn from a picture that is not theirs, and more or
+    less of it depending on who else is in the run.
+
+    Args:
+        own: the concept's prompts.
+        spec: the concept.
+        encoders: encoder key -> encoder that knows all placeholders of the run.
+
+    Returns:
+        Encoder key -> encoder; a warning names a prompt that says another concept's word.
+    """
+    said = {text for encoder in encoders.values() for prompt in own.prompts for text in encoder.placeholders_in(prompt)}
+    known = {word.casefold() for word in own.words}
+    if strangers := sorted(text for text in said if text.casefold() not in known):
+        logger.warning(
+            "%s: its captions name %s, which other pictures teach; here that is read as plain text.",
+            spec.placeholder_token,
+            ", ".join(strangers),
+        )
+    return {key: encoder.only(own.words) for key, encoder in encoders.items()}
 
 
 def encode_prompts(
@@ -102,7 +136,7 @@ def encode_prompts(
         prompts: P texts.
         spec: the concept.
         levels: numbers of active vectors.
-        encoders: encoder key -> encoder that knows all placeholders of the run.
+        encoders: encoder key -> encoder that knows the concept's words.
 
     Returns:
         Encoder key -> (len(levels) * P, L) int64 on the CPU.

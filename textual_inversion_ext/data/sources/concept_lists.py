@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,8 +86,8 @@ def _checked(fields: Any, folder: Path) -> dict[str, Any]:
         raise ConceptError(f"images is {images!r}; it must be a folder, a list of paths, or {{'dataset_name': ...}}.")
     start = fields.get("initializer", "")
     # A word is a word, even where a file of that name lies about.
-    from_file = fields.get("initialization") == "file" and start
-    if (Path(start).suffix and (folder / start).is_file()) or (from_file and (folder / start).exists()):
+    is_path = start and (fields.get("initialization") == "file" or "/" in start or os.sep in start)
+    if (Path(start).suffix and (folder / start).is_file()) or (is_path and (folder / start).exists()):
         start = str(folder / start)
     return {**fields, "images": images, "initializer": start}
 
