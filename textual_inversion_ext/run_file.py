@@ -4,22 +4,70 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from textual_inversion_ext import __version__
 from textual_inversion_ext.atomic import atomic_write
-from textual_inversion_ext.concept import ConceptSpec
+from textual_inversion_ext.concept import ConceptSpec, HubDataset
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.errors import ConfigError
 from textual_inversion_ext.options import json_object
+
+# Settings that name a model: one of the Hub, or a folder of this machine.
+_MODELS = ("pretrained_model_name_or_path", "tokenizer_name", "mask_model", "clip_model")
+_BUILT_IN = TextualInversionConfig.pretrained_model_name_or_path
+
+
+def full_path(name: str) -> str:
+    """Name a folder so that the name means it wherever it is read: ``models/sd15`` could as well be on the Hub.
+
+    Args:
+        name: Hub id, "pocket", or a folder.
+
+    Returns:
+        The full path of a folder that is here; any other name as it is.
+    """
+    return os.path.abspath(name) if name != _BUILT_IN and os.path.isdir(name) else name
+
+
+def located(config: TextualInversionConfig) -> TextualInversionConfig:
+    """Name the models of a run as they are recorded.
+
+    Args:
+        config: The run's settings.
+
+    Returns:
+        The settings with the full paths of models that lie here.
+    """
+    names = {name: full_path(value) for name in _MODELS if (value := getattr(config, name)) is not None}
+    return TextualInversionConfig.from_dict({**config.to_dict(), **names})
+
+
+def located_concept(concept: ConceptSpec) -> ConceptSpec:
+    """Name what a concept starts from, and its data set, as they are recorded.
+
+    Args:
+        concept: What is learned.
+
+    Returns:
+        The concept with the full path of an embedding file or of a data set's folder that lies here.
+    """
+    initializer, images = concept.initializer, concept.images
+    if ("/" in initializer or os.sep in initializer) and os.path.exists(initializer):
+        initializer = os.path.abspath(initializer)
+    if isinstance(images, HubDataset):
+        images = dataclasses.replace(images, dataset_name=full_path(images.dataset_name))
+    return dataclasses.replace(concept, initializer=initializer, images=images)
 
 
 def save_run(path: str | Path, config: TextualInversionConfig, concepts: Sequence[ConceptSpec]) -> None:
     """Write the file that repeats a run (``--config FILE``).
 
     How this one invocation dealt with an existing folder (overwriting, resuming) is left out; it is not part of it.
+    Models that lie here are written with their full paths.
 
     Args:
         path: The file, usually ``config.json`` in the output folder.
@@ -29,11 +77,11 @@ def save_run(path: str | Path, config: TextualInversionConfig, concepts: Sequenc
     Raises:
         StorageError: The file cannot be written.
     """
-    plain = dataclasses.replace(config, overwrite_output_dir=False, resume_from_checkpoint=None)
+    plain = dataclasses.replace(located(config), overwrite_output_dir=False, resume_from_checkpoint=None)
     run = {
         "library_version": __version__,
         "config": plain.to_dict(),
-        "concepts": [concept.to_dict() for concept in concepts],
+        "concepts": [located_concept(concept).to_dict() for concept in concepts],
     }
     atomic_write(Path(path), json.dumps(run, indent=2, ensure_ascii=False) + "\n")
 

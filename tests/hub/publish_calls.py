@@ -82,6 +82,22 @@ def concept(place: str, **named: Any) -> dict[str, Any]:
     return {"token": found.token, "rows": rows, "metadata": dict(found.metadata)}
 
 
+def lora(place: str) -> dict[str, Any]:
+    """What is found of a LoRA, and whether it was said that it cannot be known."""
+    import logging
+
+    from textual_inversion_ext.pipelines.lora import logger, lora_on_hub
+
+    text = io.StringIO()
+    handler = logging.StreamHandler(text)
+    logger.addHandler(handler)
+    try:
+        found = lora_on_hub(place)
+    finally:
+        logger.removeHandler(handler)
+    return {"name": found and found.name, "said": text.getvalue()}
+
+
 def push_concept(repo_id: str, file: str, **named: Any) -> str:
     """``LearnedConcept.push_to_hub`` of the concept in a file."""
     from textual_inversion_ext.files import load_concept

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub import publish_calls
+from tests.hub import calls, publish_calls
 from tests.hub_server import Client, HubServer
 from tests.hub_server.objects import Blob
 from tests.publishing_runs import write_run
@@ -15,7 +15,7 @@ MARK = "<!-- own section: about (kept when this card is written again) -->\n"
 OWN = "She was found in a shelter."
 
 
-def write_own_section(hub: HubServer, repo: str) -> None:
+def write_own_section(hub: HubServer, repo: str, branch: str = "main") -> None:
     """As a user does on the repository's page."""
 
     def change(files: dict[str, Blob]) -> None:
@@ -23,7 +23,7 @@ def write_own_section(hub: HubServer, repo: str) -> None:
         assert MARK in text
         files["README.md"] = Blob.regular(text.replace(MARK, f"{MARK}{OWN}\n").encode())
 
-    hub.repositories[repo].commit("main", [change], "about her", "", "ann", "")
+    hub.repositories[repo].commit(branch, [change], "about her", "", "ann", "")
 
 
 @pytest.mark.parametrize("refusal", [401, 403, 404])
@@ -46,3 +46,23 @@ def test_a_card_that_cannot_be_read_is_not_replaced(
     hub.faults.clear()
     assert lfs_client.call(publish_calls.command, *words)["code"] == 0
     assert OWN in hub.read(repo, "README.md").decode()
+
+
+def test_a_branch_of_the_data_set_is_taken_for_the_pictures_too(
+    hub: HubServer, lfs_client: Client, tmp_path: Path
+) -> None:
+    places = {"ann/side": "model", "datasets/ann/side-images": "dataset"}
+    run = write_run(tmp_path / "run")
+    words = ["publish", str(run), "--repo_id", "ann/side", "--license", "mit", "--with_dataset", "--revision", "dev"]
+    for place, kind in places.items():
+        name = place.removeprefix("datasets/")
+        lfs_client.call(calls.api, "create_repo", name, repo_type=kind)
+        lfs_client.call(calls.api, "create_branch", name, branch="dev", repo_type=kind)
+    assert lfs_client.call(publish_calls.command, *words)["code"] == 0, lfs_client.printed()[-2000:]
+    write_own_section(hub, "datasets/ann/side-images", "dev")
+    (run / "training" / "0.png").unlink()  # so that there is something new to publish
+    assert lfs_client.call(publish_calls.command, *words)["code"] == 0, lfs_client.printed()[-2000:]
+    assert OWN in hub.repositories["datasets/ann/side-images"].files("dev")["README.md"].content.decode()
+    for place in places:
+        assert len(hub.repositories[place].history("main")) == 1, place
+        assert len(hub.repositories[place].history("dev")) > 1, place

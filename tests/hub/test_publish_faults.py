@@ -229,3 +229,30 @@ def test_a_collection_goes_on_where_it_stopped(hub: HubServer, lfs_client: Clien
     index = hub.read("ann/animals", "README.md").decode()
     assert "ann/fox" in index
     assert "ann/hen" in index
+
+
+def test_a_lora_that_cannot_be_asked_for_is_not_taken_for_missing_in_silence(
+    hub: HubServer, lfs_client: Client
+) -> None:
+    hub.put("user/word", {"learned_embeds.safetensors": b"x"})
+    hub.put("user/pair", {"pytorch_lora_weights.safetensors": b"x"})
+    for method in ("HEAD", "GET"):
+        hub.faults.add("status", method, "pytorch_lora_weights", status=503, times=None)
+        if method == "HEAD":
+            assert lfs_client.call(publish_calls.lora, "user/pair")["name"] is None
+            assert (
+                "cannot be asked whether user/pair has a LoRA"
+                in lfs_client.call(publish_calls.lora, "user/pair")["said"]
+            )
+        else:
+            with pytest.raises(
+                ClientError, match="LoRA .* of user/pair cannot be downloaded .*try again later"
+            ) as refused:
+                lfs_client.call(publish_calls.lora, "user/pair")
+            assert refused.value.classes[0] == "EmbeddingFileError"
+        hub.faults.clear()
+    assert lfs_client.call(publish_calls.lora, "user/pair")["name"] == "pytorch_lora_weights.safetensors"
+    assert lfs_client.call(publish_calls.lora, "user/word") == {"name": None, "said": ""}
+    hub.faults.add("status", "HEAD", "pytorch_lora_weights", status=503, times=None)
+    assert lfs_client.call(publish_calls.lora, "user/word") == {"name": None, "said": ""}, "it was said before"
+    assert lfs_client.call(publish_calls.lora, "user/pair")["name"] == "pytorch_lora_weights.safetensors"

@@ -166,6 +166,24 @@ def test_other_settings_are_mentioned(uninterrupted: Path, tmp_path: Path, caplo
     assert f"learning_rate was {before} and is now 0.1" in caplog.text
 
 
+def test_a_model_is_the_same_however_its_folder_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("models/sd15").mkdir(parents=True)
+    short: dict[str, Any] = {"num_train_epochs": None, "max_train_steps": 3}
+    session(Path("out"), pretrained_model_name_or_path="models/sd15", **short).train()
+    shutil.copytree("out/checkpoint-3", "kept")
+    record = Path("out/config.json")
+    full = record.read_text()
+    assert f'"{tmp_path}/models/sd15"' in full
+    for recorded in (full, full.replace(f"{tmp_path}/models", "models")):  # as it is, and as it was once
+        record.write_text(recorded)
+        for typed in ("models/sd15", f"{tmp_path}/models/sd15"):
+            session(Path("out"), pretrained_model_name_or_path=typed, resume_from_checkpoint="kept", **short).train()
+    assert "is now" not in caplog.text
+
+
 def from_pictures(out: Path, clip: Path, *callbacks: Callback, **settings: Any) -> None:
     concepts = [ConceptSpec("<a>", tiny_images(3), "cat"), ConceptSpec("<b>", tiny_images(2, seed=1), "dog")]
     config = TextualInversionConfig(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.runs import train_flags
@@ -87,6 +88,21 @@ def test_a_run_s_folder_has_its_concept_twice_and_gives_it_once(
     assert main(["convert", str(tmp_path / "run"), str(tmp_path / "out"), "--format", "comfyui"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["dog.safetensors"]
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "one.safetensors"), "--format", "webui"]) == 0
+    assert torch.equal(load_concept(tmp_path / "one.safetensors").vectors["clip_l"], ROWS)
+
+
+def test_a_run_s_folder_gives_the_final_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its snapshots have the same word, and their names come first."""
+    for name, rows in {"-best": ROWS + 2, "-steps-2": ROWS + 1, "": ROWS}.items():
+        save_concept(LearnedConcept("<dog>", {"clip_l": rows}), tmp_path / "run" / f"learned_embeds{name}.safetensors")
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "out"), "--format", "webui"]) == 0
+    (file,) = (tmp_path / "out").iterdir()
+    assert torch.equal(load_concept(file).vectors["clip_l"], ROWS)
+    assert "left out 2 snapshots" in capsys.readouterr().err
+    snapshot = tmp_path / "run" / "learned_embeds-steps-2.safetensors"
+    assert main(["convert", str(snapshot), str(tmp_path / "step.safetensors"), "--format", "webui"]) == 0
+    assert torch.equal(load_concept(tmp_path / "step.safetensors").vectors["clip_l"], ROWS + 1)
 
 
 def test_one_bad_file_does_not_stop_the_others(old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,6 +156,9 @@ def test_what_cannot_be_says_why(old: Path, tmp_path: Path, capsys: pytest.Captu
     torch.save({"string_to_param": {"<a>": ROWS, "<b>": ROWS}}, tmp_path / "two.pt")
     assert "2 concepts; give a folder" in failed([str(tmp_path / "two.pt"), str(tmp_path / "o.safetensors")], capsys)
     assert "choose one with token=" in failed([str(tmp_path / "two.pt"), str(tmp_path / "o"), "--token", "<c>"], capsys)
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "a.png")
+    assert "photos holds no embedding, only pict" in failed([str(tmp_path / "photos"), str(tmp_path / "out")], capsys)
     save_file({"t5": torch.ones(1, 4096)}, tmp_path / "t5.safetensors")
     shown = failed([str(tmp_path / "t5.safetensors"), str(tmp_path / "out"), "--format", "webui"], capsys)
     assert "has rows for t5" in shown

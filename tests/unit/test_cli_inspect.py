@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from tests.tiny import tiny_pipeline
@@ -104,3 +105,13 @@ def test_several_places_and_what_cannot_be_read(tmp_path: Path, capsys: pytest.C
     assert main(["inspect", str(tmp_path / "nowhere.pt")]) == 1
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.startswith("error: no embedding file")
+
+
+def test_a_folder_of_pictures_says_that_there_is_nothing_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    assert main(["inspect", str(tmp_path)]) == 1
+    assert f"error: folder {tmp_path} holds no embedding, only pictures without one" in capsys.readouterr().err
+    (entry,) = as_json([tmp_path], capsys, code=1)
+    assert "a.png" in entry["error"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from textual_inversion_ext import ConceptSpec, ConfigError, TextualInversionConfig
+from textual_inversion_ext import ConceptSpec, ConfigError, HubDataset, TextualInversionConfig
 from textual_inversion_ext.run_file import load_run, save_run
 
 FIELDS = dataclasses.fields(TextualInversionConfig)
@@ -123,6 +123,25 @@ def test_run_file_round_trip(tmp_path: Path) -> None:
     assert tuple(ConceptSpec.from_dict(values) for values in stored) == concepts
     assert [values["images"] for values in stored] == ["pictures/a", ["b/1.png", "b/2.png"]]
     assert load_run(tmp_path)[0] == config, "the folder of a run stands for its config.json"
+
+
+def test_run_file_says_where_models_are_that_lie_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read in another folder, ``models/sd15`` would be one of the Hub."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("models/sd15", "pocket", "dog", "data/set"):
+        Path(name).mkdir(parents=True)
+    Path("models/start.safetensors").touch()
+    config = TextualInversionConfig(pretrained_model_name_or_path="models/sd15/", clip_model="user/clip")
+    data = HubDataset("data/set")
+    concepts = [ConceptSpec("<a>", data, initializer="models/start.safetensors"), ConceptSpec("<b>", "b", "dog")]
+    save_run("config.json", config, concepts)
+    read, (first, second) = load_run("config.json")
+    assert (read.pretrained_model_name_or_path, read.clip_model) == (str(tmp_path / "models" / "sd15"), "user/clip")
+    assert first["initializer"] == str(tmp_path / "models" / "start.safetensors")
+    assert first["images"]["dataset_name"] == str(tmp_path / "data" / "set")
+    assert second["initializer"] == "dog", "a word, as for the training"
+    save_run("config.json", TextualInversionConfig(), concepts)
+    assert load_run("config.json")[0].pretrained_model_name_or_path == "pocket", "the one that is built in"
 
 
 def test_run_file_does_not_repeat_overwriting_and_resuming(tmp_path: Path) -> None:

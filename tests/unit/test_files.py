@@ -17,6 +17,7 @@ from textual_inversion_ext.concept import LearnedConcept
 from textual_inversion_ext.errors import EmbeddingFileError, StorageError
 from textual_inversion_ext.files import load_concept, load_concepts, save_concept, scan
 from textual_inversion_ext.files.containers import safetensors_bytes
+from textual_inversion_ext.files.places.folder import choose
 
 ROWS = torch.arange(8.0).reshape(2, 4)
 CONCEPT = LearnedConcept("<corgi>", {"clip_l": ROWS}, {"steps": "3"})
@@ -130,6 +131,17 @@ def test_a_folder_prefers_the_diffusers_file(tmp_path: Path) -> None:
     assert load_concept(str(tmp_path)).token == "<corgi>"
 
 
+def test_a_lora_beside_an_embedding_is_not_taken_for_one(tmp_path: Path) -> None:
+    """diffusers' advanced scripts write NAME_emb.safetensors beside it; alone it may hold embeddings."""
+    lora = store(tmp_path / "pytorch_lora_weights.safetensors", {"unet.a.lora_A.weight": ROWS})
+    torch.save({"<pickled>": ROWS}, tmp_path / "corgi_emb.pt")
+    assert load_concept(tmp_path).token == "<pickled>"
+    store(tmp_path / "corgi_emb.safetensors", {"clip_l": ROWS})
+    assert load_concept(tmp_path).token == "corgi_emb"
+    assert choose([lora.name, "corgi_emb.safetensors", "README.md"]) == ["corgi_emb.safetensors"], "as on the Hub"
+    assert choose([lora.name, "README.md"]) == [lora.name]
+
+
 def test_a_folder_that_leaves_a_choice_open_lists_it(tmp_path: Path) -> None:
     for steps in (500, 1000):
         store(tmp_path / f"learned_embeds-steps-{steps}.safetensors", {"<corgi>": ROWS})
@@ -184,6 +196,15 @@ def test_scanning_goes_on_after_a_damaged_file(tmp_path: Path) -> None:
     assert isinstance(found.pop("broken.pt"), EmbeddingFileError)
     tokens = [concept.token for result in found.values() if isinstance(result, list) for concept in result]
     assert tokens == ["<corgi>", "<xl>"]
+
+
+def test_scanning_finds_another_word_under_the_name_of_a_second_encoder(tmp_path: Path) -> None:
+    for name, token in {"learned_embeds": "<a>", "learned_embeds_2": "<b>", "learned_embedsX": "<c>"}.items():
+        store(tmp_path / f"{name}.safetensors", {token: ROWS})
+    LearnedConcept("<xl>", {"clip_l": ROWS, "clip_g": ROWS}).save(tmp_path / "xl")
+    found = [result for _, result in scan(tmp_path)]
+    tokens = [concept.token for result in found if isinstance(result, list) for concept in result]
+    assert sorted(tokens) == ["<a>", "<b>", "<c>", "<xl>"]
 
 
 def test_a_missing_place_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,7 @@ def test_a_dict_of_several_words(pipe: Any) -> None:
         ({"<a>": rows(), "<b>": rows()}, "<c>", ConfigError, "one token was given"),
         ({"<a>": 3}, None, EmbeddingFileError, "dict of tensors"),
         ({}, None, EmbeddingFileError, "dict of tensors"),
+        ({"string_to_param": {"*": 5}, "name": "q"}, None, EmbeddingFileError, "must hold one tensor"),
         (7, None, ConfigError, "cannot load a concept from int"),
         ("no such place", None, TextualInversionError, "no such place"),
         ({"<a b>": rows()}, None, ConceptError, "white space"),

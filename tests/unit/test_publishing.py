@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -30,6 +32,7 @@ from textual_inversion_ext.publishing import (
     write_card,
 )
 from textual_inversion_ext.publishing.citations import citations
+from textual_inversion_ext.publishing.cleaning import clean_text
 from textual_inversion_ext.run_file import load_run
 
 SETTINGS = PublishSettings("ann/corgi")
@@ -68,8 +71,7 @@ def test_nothing_private_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     run = json.loads((folder / "config.json").read_text())
     run["config"]["validation_prompt"] = prompt
     (folder / "config.json").write_text(json.dumps(run))
-    settings = PublishSettings("ann/corgi", description=f"made in {tmp_path}/somewhere")
-    for name, content in contents(folder, settings).items():
+    for name, content in contents(folder).items():
         text = content.decode("utf-8", errors="replace")
         for private in (SECRET, "hf_mine", "abcdefgh123", str(folder)):
             assert private not in text, (name, private)
@@ -155,6 +157,29 @@ def test_pictures_hold_nothing_but_pixels(tmp_path: Path) -> None:
     assert preview.info == {}
 
 
+def test_only_our_own_pictures_tell_their_prompts(tmp_path: Path) -> None:
+    """ComfyUI writes its whole workflow under the name of the prompt."""
+    folder = write_run(tmp_path / "run")
+    for name, program in {"ours": "textual-inversion-ext 0.1.0", "theirs": "Paint", "nobody": None}.items():
+        told = PngInfo()
+        told.add_itxt("prompt", f"from {name}")
+        if program is not None:
+            told.add_text("Software", program)
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png", pnginfo=told)
+    pictures = tuple(tmp_path / f"{name}.png" for name in ("ours", "theirs", "nobody"))
+    card = ModelCard(contents(folder, PublishSettings("ann/corgi", image=pictures))["README.md"].decode())
+    assert "from ours" in card.content
+    assert "from theirs" not in card.content
+    assert "from nobody" not in card.content
+
+
+def test_a_picture_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_run(tmp_path / "run")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16 * 16 // 2 - 1)
+    with pytest.raises(PublishError, match="step-000040.png cannot be read as a picture .*leave it out"):
+        contents(folder, PublishSettings("ann/corgi", image=(folder / "previews" / "step-000040.png",)))
+
+
 def test_the_card_holds_the_report(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", report=True)
     found = contents(folder)
@@ -229,6 +254,21 @@ def test_what_a_user_wrote_is_not_changed_but_looked_at(tmp_path: Path, private:
     assert SECRET not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("~50/50 mix", "~50/50 mix"),
+        (r"of \\alpha and \\beta", r"of \\alpha and \\beta"),
+        ("of ~jane/photos/corgi and ~/photos/corgi", "of corgi and corgi"),
+        (r"a \\server\share\jane\x, b", "a x, b"),
+        (r"\\server\share\x", "x"),
+        (r"a C:\Users\jane\x b", "a x b"),
+    ],
+)
+def test_paths_are_cut_to_their_last_name(text: str, cleaned: str) -> None:
+    assert clean_text(text) == cleaned
+
+
 def test_the_card_verb_writes_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_run(tmp_path / "run")
     assert main(["card", str(folder), "--repo_id", "ann/corgi", "--description", "A good *dog*."]) == 0
@@ -249,8 +289,10 @@ def test_the_card_verb_writes_and_shows(tmp_path: Path, capsys: pytest.CaptureFi
 )
 def test_what_is_no_run_is_refused(tmp_path: Path, prepare: object, says: str) -> None:
     folder = prepare(tmp_path)  # type: ignore[operator]
-    with pytest.raises(PublishError, match=f"(?s){says}.*Try again: textual-inversion publish"):
+    with pytest.raises(PublishError, match=f"(?s){says}.*Try again: textual-inversion publish .* --dry_run$"):
         prepare_run(folder, SETTINGS, online=False)
+    with pytest.raises(PublishError, match=f"(?s){says}.*Try again: textual-inversion publish .* --license mit$"):
+        prepare_run(folder, dataclasses.replace(SETTINGS, license="mit"))
 
 
 def _spoiled(folder: Path, name: str) -> Path:
@@ -268,6 +310,8 @@ def test_the_pictures_go_only_when_asked(tmp_path: Path) -> None:
     assert config["concepts"][0]["images"] == {"dataset_name": "ann/corgi-images"}
     card = ModelCard(concept.files["README.md"].decode())  # type: ignore[union-attr]
     assert card.data.datasets == ["ann/corgi-images"]
+    settings = PublishSettings("ann/corgi", with_dataset=True, revision="dev")
+    assert [publication.revision for publication in prepare_run(folder, settings, online=False)] == ["dev", "dev"]
 
 
 def test_a_collection_has_a_repository_for_each_and_an_index(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from hub_cards.card import Card
 from hub_cards.contents import License
-from tests.publishing_runs import write_run
+from tests.publishing_runs import SECRET, write_run
+from tests.tiny import tiny_images, tiny_pipeline
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.data.sources.collect import collect_samples, training_data_digest
@@ -19,10 +20,11 @@ from textual_inversion_ext.errors import PublishError
 from textual_inversion_ext.files import load_concept, save_concept
 from textual_inversion_ext.publishing import PublishSettings, prepare_collection, prepare_run
 from textual_inversion_ext.recipes import RECIPES
+from textual_inversion_ext.training.trainer import TextualInversionTrainer
 
 
-def card_text(folder: Path) -> str:
-    (publication,) = prepare_run(folder, PublishSettings("ann/corgi"), online=False)
+def card_text(folder: Path, **settings: Any) -> str:
+    (publication,) = prepare_run(folder, PublishSettings("ann/corgi", **settings), online=False)
     content = publication.files["README.md"]
     assert isinstance(content, bytes)
     return content.decode()
@@ -47,6 +49,78 @@ def test_a_report_of_other_rows_is_refused(tmp_path: Path) -> None:
     change_report(folder, concept={**report["concept"], "rows_hash": "0" * 16})
     with pytest.raises(PublishError, match=r"report.json was measured on other rows .*evaluate again, or remove it"):
         card_text(folder)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"concept": "x"},
+        {"scores": [{}]},
+        {"scores": [{"metric": "dino", "subject": "word", "mean": None}]},
+        {"notes": None},
+        {"settings": []},
+        {"pictures": [{"subject": "word", "prompt": "{}", "text": "", "files": [1]}]},
+        {"schema_version": 99},
+        {"schema": "something else"},
+    ],
+)
+def test_a_damaged_report_is_refused(parts: dict[str, Any], tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", report=True)
+    change_report(folder, **parts)
+    with pytest.raises(PublishError, match=r"(?s)report.json.*evaluate again, or remove that file"):
+        card_text(folder)
+
+
+@pytest.mark.parametrize("name", ["../training/0.png", "{folder}/training/0.png", "gallery/link.png", "gallery/\0.png"])
+def test_a_report_does_not_choose_files_outside_of_its_folder(name: str, tmp_path: Path) -> None:
+    """It may come from somebody else, and whatever it names would be published."""
+    folder = write_run(tmp_path / "run", report=True)
+    (folder / "evaluation" / "gallery" / "link.png").symlink_to(folder / "training" / "0.png")
+    shown = {"subject": "word", "prompt": "{}", "text": "<corgi>", "files": [name.format(folder=folder)]}
+    change_report(folder, pictures=[shown])
+    with pytest.raises(PublishError, match=r"report.json names a picture that is not in its folder .*--image"):
+        card_text(folder)
+
+
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [
+        (b'{"step": 41, "loss": null, "seconds": 600}', "12 s"),
+        (b'{"step": 41, "loss": {"<corgi>": 0.1}, "seconds": "?"}', "12 s"),
+        (b'["loss"]', "12 s"),
+        (b"\xff\xfe", "12 s"),
+        (b'{"step": 41, "loss": {"<corgi>": 0.1, "\xff": 1}, "seconds": 600}', "10 min"),
+    ],
+)
+def test_what_is_damaged_in_a_step_log_is_passed_over(last: bytes, told: str, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    with open(folder / "steps.jsonl", "ab") as log:
+        log.write(last + b"\n")
+    assert f"| time of the training loop | {told} |" in card_text(folder)
+
+
+@pytest.mark.parametrize("model", ["models/sd15", "models/acme-secret/sd15"])
+def test_a_model_that_was_a_folder_is_none_of_the_hub(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does where it lies get out, wherever its word is published from."""
+    (tmp_path / model).mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = TextualInversionConfig(
+        pretrained_model_name_or_path=model, output_dir="run", max_train_steps=1, train_batch_size=1
+    )
+    concept = ConceptSpec("<corgi>", tiny_images(1), "cat")
+    TextualInversionTrainer(config, [concept], pipeline=tiny_pipeline()).train()
+    monkeypatch.chdir("elsewhere")
+    (publication,) = prepare_run(Path("../run"), PublishSettings("ann/corgi"), online=False)
+    for name, content in publication.files.items():
+        assert isinstance(content, bytes)
+        assert b"/sd15" not in content, name
+        assert b"acme-secret" not in content, name
+    assert "base_model" not in Card.parse(card_text(Path("../run"))).data.to_dict()
+    # What reads the word on this machine finds its model.
+    assert load_concept("../run").metadata["base_model"] == str(tmp_path / model)
 
 
 def test_the_scores_of_a_prompt_stand_with_its_picture(tmp_path: Path) -> None:
@@ -110,6 +184,35 @@ def test_a_recipe_is_named_if_all_of_it_was_used(tmp_path: Path, name: str) -> N
     for other in ({**used, "max_train_steps": 3}, {**used, "snr_gamma": 5.0}):
         record(folder, recipe=json.dumps(other))
         assert "| recipe |" not in card_text(folder)
+
+
+@pytest.mark.parametrize(
+    ("description", "says"),
+    [
+        ("from {here}/photos of mine", "a path of this machine"),
+        ("gone since: {here}/no/such/file", "a path of this machine"),
+        ("see ~jane/photos/corgi", "a path of this machine"),
+        (r"a \\server\share\jane\x", "a path of this machine"),
+        (f"my {SECRET}", "access token"),
+    ],
+)
+def test_a_description_is_not_changed_but_looked_at(tmp_path: Path, description: str, says: str) -> None:
+    with pytest.raises(PublishError, match=f"--description holds .*{says}") as error:
+        PublishSettings("ann/corgi", description=description.format(here=tmp_path))
+    assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "~50/50 mix of corgi and husky",
+        "in the style of /r/aww/ and /r/dogs/",
+        "/r/corgi/ in a few words",
+        "cats and/or",
+    ],
+)
+def test_a_description_without_secrets_is_published_as_it_is(tmp_path: Path, description: str) -> None:
+    assert description in card_text(write_run(tmp_path / "run"), description=description)
 
 
 @pytest.mark.parametrize(

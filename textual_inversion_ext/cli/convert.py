@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from textual_inversion_ext.concept import LearnedConcept
 
 HELP = "Convert embedding files of any tool: a file, a folder of them, or a repository of the Hub."
+
+logger = logging.getLogger(__name__)
 
 _ENDING = ".safetensors"
 _SDXL_LINES = """\
@@ -75,13 +78,12 @@ def run(flags: argparse.Namespace) -> None:
     for source in sources:
         try:
             files = _planned(source.concept, target, flags.format, alone=len(sources) == 1)
-            if not _is_repeated(source, files[0], planned):
-                _check_free(files, source, planned, flags.overwrite)
-                save_concept(source.concept, files[0], flags.format)
-                planned.update(dict.fromkeys(files, source))
-                print(f"{source.file} -> {', '.join(map(str, files))}")
-                if len(files) > 1:
-                    _explain_pair(source.concept, files)
+            _check_free(files, source, planned, flags.overwrite)
+            save_concept(source.concept, files[0], flags.format)
+            planned.update(dict.fromkeys(files, source))
+            print(f"{source.file} -> {', '.join(map(str, files))}")
+            if len(files) > 1:
+                _explain_pair(source.concept, files)
         except TextualInversionError as error:
             failures.append(str(error))
     if failures:
@@ -90,20 +92,41 @@ def run(flags: argparse.Namespace) -> None:
 
 
 def _read(place: str, token: str | None, revision: str | None) -> tuple[list[_Source], list[str]]:
-    """Read all concepts, and say which files cannot be read."""
+    """Read all concepts, each once and as it was at the end of its training, and say which files cannot be read."""
     from tqdm import tqdm
 
     from textual_inversion_ext.files import load_concept, scan
+    from textual_inversion_ext.files.places import is_snapshot, listed
 
     if token is not None:
         return [_Source(Path(place), load_concept(place, token=token, revision=revision))], []
-    sources, failures = [], []
+    sources, failures, left_out = [], [], []
     for file, result in tqdm(scan(place, revision=revision), desc="reading", unit="file", delay=2, leave=False):
-        if isinstance(result, EmbeddingFileError):
+        if is_snapshot(file) and file != Path(place).expanduser():
+            left_out.append(file.name)
+        elif isinstance(result, EmbeddingFileError):
             failures.append(str(result))
         else:
             sources += [_Source(file, concept) for concept in result]
-    return sources, failures
+    if left_out:
+        logger.warning(
+            "notice: left out %d snapshots of finished trainings (%s); convert those that you want one by one.",
+            len(left_out),
+            listed(left_out),
+        )
+    return _distinct(sources), failures
+
+
+def _distinct(sources: list[_Source]) -> list[_Source]:
+    """Leave out what was there before: a run's folder has its word in two formats."""
+    kept: list[_Source] = []
+    of_token: dict[str, list[LearnedConcept]] = {}
+    for source in sources:
+        known = of_token.setdefault(source.concept.token, [])
+        if not any(_same_rows(source.concept, other) for other in known):
+            known.append(source.concept)
+            kept.append(source)
+    return kept
 
 
 def _planned(concept: LearnedConcept, target: Path, format: str, *, alone: bool) -> list[Path]:
@@ -121,12 +144,8 @@ def _planned(concept: LearnedConcept, target: Path, format: str, *, alone: bool)
     return [part_path(first, number) for number in range(len(parts))]
 
 
-def _is_repeated(source: _Source, file: Path, planned: dict[Path, _Source]) -> bool:
-    """Whether the same concept was converted already: a run's folder has it in two formats."""
-    other = planned.get(file)
-    if other is None or other.concept.token != source.concept.token:
-        return False
-    ours, theirs = source.concept.vectors, other.concept.vectors
+def _same_rows(concept: LearnedConcept, other: LearnedConcept) -> bool:
+    ours, theirs = concept.vectors, other.vectors
     return set(ours) == set(theirs) and all(ours[key].equal(theirs[key]) for key in ours)
 
 

@@ -136,21 +136,30 @@ def scan(
         Each file, and its concepts or why it cannot be read. Pictures in a folder count only with an embedding inside.
 
     Raises:
-        EmbeddingFileError: If the place holds no file at all.
+        EmbeddingFileError: If the place holds no file at all, or only pictures without an embedding.
     """
     place, kind = _located(path)
     below = embedding_files(place, ENDINGS) if kind == "folder" else []
     used: set[Path] = set()
+    told = False
     for file in below or _files(path, revision, hf_token):
         if file in used:
             continue
         try:
             readings, others = _whole(file)
             used.update(others)
-            yield file, [_checked(reading, None) for reading in readings]
+            result: list[LearnedConcept] | EmbeddingFileError = [_checked(reading, None) for reading in readings]
         except EmbeddingFileError as error:
-            if not (below and ENDINGS.get(file.suffix.lower()) == "picture"):
-                yield file, error
+            if below and ENDINGS.get(file.suffix.lower()) == "picture":
+                continue
+            result = error
+        told = True
+        yield file, result
+    if not told:
+        raise EmbeddingFileError(
+            f"folder {place} holds no embedding, only pictures without one inside: "
+            f"{listed([str(file.relative_to(place)) for file in below])}."
+        )
 
 
 def save_concept(concept: LearnedConcept, path: str | os.PathLike[str], format: str = "diffusers") -> tuple[Path, ...]:

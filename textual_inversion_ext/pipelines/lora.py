@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from textual_inversion_ext.atomic import atomic_write
 from textual_inversion_ext.errors import EmbeddingFileError, ModelError
 from textual_inversion_ext.files.places import parse_hub
 from textual_inversion_ext.pipelines.quiet import unsaid, unwarned
+
+logger = logging.getLogger(__name__)
 
 LORA_FILE = LORA_WEIGHT_NAME_SAFE
 """File name that diffusers' ``load_lora_weights(folder)`` looks for: ``pytorch_lora_weights.safetensors``."""
@@ -114,18 +117,33 @@ def lora_on_hub(place: str) -> Path | None:
         place: A repository of the Hub, ``user/name`` or its address.
 
     Returns:
-        ``pytorch_lora_weights.safetensors`` in the Hub's cache, or None where the repository has none.
+        ``pytorch_lora_weights.safetensors`` in the Hub's cache, or None where the repository has none, or where neither
+        the Hub nor the cache can tell.
+
+    Raises:
+        EmbeddingFileError: There is one, and it cannot be had.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
     hub = parse_hub(place)
     if hub is None or hub.path:  # One file of a repository stands for the word alone.
         return None
     try:
         return Path(hf_hub_download(hub.repo_id, LORA_FILE, revision=hub.revision))
-    except EntryNotFoundError:
+    except RemoteEntryNotFoundError:
         return None
+    except LocalEntryNotFoundError:  # neither an answer nor a file in the cache, which knows of some that there is none
+        if try_to_load_from_cache(hub.repo_id, LORA_FILE, revision=hub.revision) is None:
+            logger.warning("notice: the Hub cannot be asked whether %s has a LoRA; its word is used alone.", place)
+        return None
+    # A refusal is the Hub's error, a lost connection one of its HTTP library, which it has exchanged before.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise EmbeddingFileError(
+            f"the LoRA {LORA_FILE} of {place} cannot be downloaded ({reason}); try again later, or leave it out with"
+            " --lora_scale 0."
+        ) from error
 
 
 def load_loras(pipeline: Any, files: Sequence[Path], scale: float = 1.0) -> None:

@@ -26,14 +26,17 @@ __all__ = [
     "clean_text",
     "is_local",
     "refuse_private",
+    "refuse_private_words",
 ]
 
 # Names of settings that hold a secret; `placeholder_token` and `initializer_token` are words.
 _SECRET = re.compile(r"(?i)(hf|hub|access|auth|api|bearer|use_auth)_?token|.*(password|passwd|secret|api_?key).*")
-_STARTS_LIKE_A_PATH = re.compile(r"(/|~|\.{1,2}[/\\]|[A-Za-z]:[\\/]|\\\\|file:)")
-# Paths inside longer texts: from the root, from home, or with a drive. Not addresses, tags, or "and/or".
+_HOME = r"~(?:[A-Za-z_][\w.-]*)?"  # one's own or somebody's; "~50/50" is none
+_STARTS_LIKE_A_PATH = re.compile(rf"(/|{_HOME}[/\\]|\.{{1,2}}[/\\]|[A-Za-z]:[\\/]|\\\\|file:)")
+# Paths inside longer texts: from the root, from a home, with a drive or of a server. Not addresses, tags, or "and/or".
 _PATH_INSIDE = re.compile(
-    r"(?<![\w/\\:.<>*~-])(?:~?/(?:[\w.@+~-]+/)+[\w.@+~-]*|[A-Za-z]:[\\/](?:[\w.@+~ -]+[\\/])*[\w.@+~-]*)"
+    rf"(?<![\w/\\:.<>*~-])(?:(?:{_HOME})?/(?:[\w.@+~-]+/)+[\w.@+~-]*"
+    r"|[A-Za-z]:[\\/](?:[\w.@+~ -]+[\\/])*[\w.@+~-]*|\\\\[\w.-]+\\(?:[\w.@+~$ -]+[\\/])*[\w.@+~$-]*)"
 )
 _ABOUT_PIXELS = {"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "icc_profile"}
 _ABOUT_PIXELS |= {"progressive", "progression", "adobe", "adobe_transform"}
@@ -165,7 +168,7 @@ def clean_picture(file: Path) -> tuple[bytes, str]:
             return written.getvalue(), ".jpg"
     except UnidentifiedImageError as error:
         raise PublishError(f"{file} is no picture of a known kind; leave it out.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise PublishError(f"{file} cannot be read as a picture ({error}); leave it out.") from error
 
 
@@ -183,10 +186,33 @@ def refuse_private(name: str, content: bytes, folder: Path | None = None) -> Non
     text = content.decode("utf-8", errors="replace")
     places = [str(Path.home()), *([] if folder is None else [str(folder.resolve())])]
     if without_tokens(text) != text:
-        raise PublishError(f"{name} holds what looks like an access token; take it out of the run's files first.")
+        raise PublishError(f"{name} holds what looks like an access token; take it out first.")
     found = next((place for place in places if len(place) > 1 and f"{place}/" in f"{text}/"), None)
     if found is not None:
         raise PublishError(f"{name} holds a path of this machine ({found}); take it out first.")
+
+
+def refuse_private_words(name: str, text: str) -> None:
+    """Refuse a text of the publisher's own with a secret in it: cut, it might say what was never meant.
+
+    Args:
+        name: What errors call it.
+        text: The text.
+
+    Raises:
+        PublishError: It holds a token, or a path; "/r/corgi/", whose first folder is not here, is none.
+    """
+    refuse_private(name, text.encode())
+    path = next((found.group() for found in _PATH_INSIDE.finditer(text) if _starts_here(found.group())), None)
+    if path is not None:
+        raise PublishError(f"{name} holds a path of this machine ({path}); take it out first.")
+
+
+def _starts_here(path: str) -> bool:
+    try:
+        return not path.startswith("/") or Path(*Path(path).parts[:2]).exists()
+    except OSError:  # too long for a name
+        return False
 
 
 def _clean_value(value: str) -> str:

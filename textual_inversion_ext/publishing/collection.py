@@ -78,11 +78,12 @@ def prepare_collection(folder: Path, settings: PublishSettings) -> Iterator[Publ
     Raises:
         PublishError: Something cannot be published.
     """
-    with own_errors(command_for(folder, settings, collection=True), folder):
+    again = command_for(folder, settings, collection=True, dry_run=True)
+    with own_errors(again, folder):
         chosen = members(folder, settings)
     for place, own in chosen:
         yield from prepare_run(place, own, online=False)
-    with own_errors(command_for(folder, settings, collection=True), folder):
+    with own_errors(again, folder):
         yield _index(chosen, settings, None)
 
 

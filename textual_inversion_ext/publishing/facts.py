@@ -88,7 +88,7 @@ def card_contents(
         words=(word,),
         base_model=base_model_of(concept, config),
         repo_id=repo_id,
-        description=clean_text(description),
+        description=description,
         license=license,
         pictures=files.pictures,
         lora_file=files.lora,

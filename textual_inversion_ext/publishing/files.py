@@ -13,6 +13,7 @@ from hub_cards.contents import EmbeddingFile, Picture
 from textual_inversion_ext.concept import LearnedConcept
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.errors import PublishError
+from textual_inversion_ext.evaluation.report import REPORT_FILE
 from textual_inversion_ext.files import TARGETS, lay_out
 from textual_inversion_ext.files.containers import safetensors_bytes
 from textual_inversion_ext.publishing.cleaning import (
@@ -154,10 +155,10 @@ def _made(run: FinishedRun) -> list[tuple[Path, str, int | None]]:
     found: list[tuple[Path, str, int | None]] = []
     home = run.folder / "evaluation"
     for group in run.report.get("pictures", []) if run.report else []:
-        files = [home / name for name in group.get("files", [])]
-        if group.get("subject") == "word" and group.get("prompt") and files and files[0].is_file():
+        if group["subject"] == "word" and group["prompt"] and group["files"]:
+            file = _inside(home, group["files"][0])
             seeds = group.get("seeds") or [None]
-            found.append((files[0], str(group.get("text") or group["prompt"]), seeds[0]))
+            found += [] if file is None else [(file, group["text"] or group["prompt"], seeds[0])]
     previews = sorted((run.folder / "previews").glob("*.png"))
     if not found and previews:
         prompt = run.config.validation_prompt if run.config else None
@@ -165,14 +166,32 @@ def _made(run: FinishedRun) -> list[tuple[Path, str, int | None]]:
     return found[:MOST_PICTURES]
 
 
+def _inside(home: Path, name: str) -> Path | None:
+    """A picture that a report names, if it is there; the report may come from somebody else, and name any file."""
+    file = home / name
+    try:
+        if file.resolve().is_relative_to(home.resolve()):
+            return file if file.is_file() else None
+    except (OSError, ValueError, RuntimeError):  # too long, with a NUL, or links that lead to each other
+        pass
+    raise PublishError(
+        f"{home / REPORT_FILE} names a picture that is not in its folder ({name}); evaluate again, remove the report,"
+        " or choose pictures with --image."
+    )
+
+
 def _prompt_in(file: Path) -> str:
-    """The prompt that ``textual-inversion generate`` wrote into a picture; empty where there is none."""
+    """The prompt that ``textual-inversion generate`` wrote into a picture; empty where there is none.
+
+    Other programs write whole workflows under the same name, with whatever keys and places are in them.
+    """
     from PIL import Image
 
     try:
         with Image.open(file) as picture:
-            return str(picture.info.get("prompt", ""))
-    except OSError:  # said when its pixels are read
+            ours = str(picture.info.get("Software", "")).startswith("textual-inversion-ext")
+            return str(picture.info.get("prompt", "")) if ours else ""
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # said when its pixels are read
         return ""
 
 

@@ -42,8 +42,8 @@ def dataset_publication(run: FinishedRun, settings: PublishSettings, previous: C
 
     Args:
         run: The run; its settings say where the pictures are.
-        settings: How it is published; the data set is private if the concept is. Its licence is the one asked for: a
-            base model's says nothing about pictures.
+        settings: How it is published; the data set is private if the concept is, and goes to a branch of the same
+            name. Its licence is the one asked for: a base model's says nothing about pictures.
         previous: The card that the data set has now; what its user wrote into it is kept.
 
     Returns:
@@ -85,6 +85,7 @@ def dataset_publication(run: FinishedRun, settings: PublishSettings, previous: C
         repo_type="dataset",
         private=settings.private or None,
         create_pr=settings.create_pr,
+        revision=settings.revision,
     )
 
 

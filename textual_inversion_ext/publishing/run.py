@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 
 from textual_inversion_ext.concept import LearnedConcept
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.errors import ConfigError, PublishError
-from textual_inversion_ext.evaluation.findings import rows_hash
+from textual_inversion_ext.errors import ConfigError, PublishError, ReportError
+from textual_inversion_ext.evaluation.findings import STEP_LOG, rows_hash
+from textual_inversion_ext.evaluation.report import REPORT_FILE, EvaluationReport
 from textual_inversion_ext.files import load_concept
 from textual_inversion_ext.run_file import load_run
 
@@ -21,7 +23,7 @@ EMBEDDING = "learned_embeds.safetensors"
 """diffusers' file of a word, in a run folder and in a repository."""
 LORA = "pytorch_lora_weights.safetensors"
 """diffusers' file of a LoRA, in a run folder and in a repository."""
-_REPORT = Path("evaluation", "report.json")
+_REPORT = Path("evaluation", REPORT_FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,8 @@ class FinishedRun:
         concept: The learned word.
         config: The run's settings; None where the folder has no ``config.json``.
         fields: The concept's fields of ``config.json``.
-        report: ``evaluation/report.json``, or None.
-        log: The last line of the step log about it; empty where there is none.
+        report: ``evaluation/report.json``, a sound report's JSON, or None.
+        seconds: Wall seconds that the training took by its step log; None where that does not say.
     """
 
     folder: Path
@@ -42,7 +44,7 @@ class FinishedRun:
     config: TextualInversionConfig | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] | None = None
-    log: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
 
 
 def concept_folders(folder: Path) -> list[Path]:
@@ -80,7 +82,7 @@ def read_run(folder: Path) -> FinishedRun:
         raise PublishError(f"{folder} holds no finished run: there is no {EMBEDDING} in it. Give a run's output_dir.")
     concept = load_concept(folder / EMBEDDING)
     config, fields = _settings(folder, concept)
-    return FinishedRun(folder, concept, config, fields, _report(folder, concept), _last_line(folder, concept.token))
+    return FinishedRun(folder, concept, config, fields, _report(folder, concept), _seconds(folder, concept.token))
 
 
 def _settings(folder: Path, concept: LearnedConcept) -> tuple[TextualInversionConfig | None, Mapping[str, Any]]:
@@ -100,29 +102,30 @@ def _report(folder: Path, concept: LearnedConcept) -> Mapping[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        report = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PublishError(f"{file} cannot be read ({error}); evaluate again, or remove it.") from error
-    if not isinstance(report, dict):
-        raise PublishError(f"{file} is no evaluation report; evaluate again, or remove it.")
-    measured = report.get("concept", {}).get("rows_hash")
+        measured = EvaluationReport.load(file).concept.rows_hash
+    except ReportError as error:
+        raise PublishError(f"{error} To publish the run, evaluate again, or remove that file.") from error
     # Trained again, or of a snapshot: its scores are another word's.
     if measured and measured != rows_hash(concept.vectors):
         raise PublishError(
             f"{file} was measured on other rows than those in {folder / EMBEDDING}; evaluate again, or remove it."
         )
-    return report
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
-def _last_line(folder: Path, token: str) -> Mapping[str, Any]:
-    """The last line of the step log about a word; of a run with several concepts it lies one folder up."""
-    for file in (folder / "steps.jsonl", folder.parent / "steps.jsonl"):
-        if file.is_file():
-            for line in reversed(file.read_text(encoding="utf-8").splitlines()):
-                try:
-                    entry = json.loads(line)
-                except ValueError:  # half a line of a process that was killed
-                    continue
-                if isinstance(entry, dict) and token in entry.get("loss", {}):
-                    return entry
-    return {}
+def _seconds(folder: Path, token: str) -> float | None:
+    """What the last line of the step log about a word says; of a run with several concepts it lies one folder up."""
+    for file in (folder / STEP_LOG, folder.parent / STEP_LOG):
+        try:
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue
+        for line in reversed(lines):
+            try:
+                entry = json.loads(line)
+                seconds = float(entry["seconds"]) if token in entry["loss"] else math.nan
+            except (ValueError, TypeError, KeyError, OverflowError):  # half a line of a process that was killed
+                continue
+            if math.isfinite(seconds):
+                return seconds
+    return None

@@ -58,7 +58,7 @@ def prepare_run(
     Raises:
         PublishError: It cannot be published.
     """
-    with own_errors(command_for(folder, settings), folder):
+    with own_errors(command_for(folder, settings, dry_run=not online), folder):
         run = read_run(folder)
         repo_id = full_name(settings.repo_id, token) if online else _with_owner(settings.repo_id)
         named = dataclasses.replace(settings, repo_id=repo_id)
@@ -67,7 +67,8 @@ def prepare_run(
         dataset = None
         if settings.with_dataset:
             place = dataset_place(named)
-            previous = card_on_hub(place, token, repo_type="dataset") if online else None
+            branch = named.revision
+            previous = card_on_hub(place, token, repo_type="dataset", revision=branch) if online else None
             pictures = dataset_publication(run, named, previous)
             publications.append(pictures)
             dataset = pictures.repo_id

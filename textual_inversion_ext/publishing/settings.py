@@ -11,6 +11,7 @@ from pathlib import Path
 from hub_cards.contents import License
 from hub_cards.errors import HubCardsError
 from textual_inversion_ext.errors import PublishError
+from textual_inversion_ext.publishing.cleaning import refuse_private_words
 
 __all__ = ["PublishSettings", "command_for", "own_errors"]
 
@@ -36,7 +37,7 @@ class PublishSettings:
         dataset_repo_id: Its repository; None for that of the concept with ``-images`` behind it.
 
     Raises:
-        PublishError: Something is told of what was not asked for.
+        PublishError: Something is told of what was not asked for, or the description holds a token or a path.
     """
 
     repo_id: str
@@ -55,6 +56,7 @@ class PublishSettings:
     dataset_repo_id: str | None = None
 
     def __post_init__(self) -> None:
+        refuse_private_words("--description", self.description)
         named = [f"--{name}" for name in ("license_name", "license_link") if getattr(self, name) is not None]
         if named and self.license is None:
             raise PublishError(f"{' and '.join(named)} without a licence that it is about; add --license other.")
@@ -72,13 +74,14 @@ class PublishSettings:
         return License(self.license, name=self.license_name, link=self.license_link)
 
 
-def command_for(place: Path, settings: PublishSettings, *, collection: bool = False) -> str:
+def command_for(place: Path, settings: PublishSettings, *, collection: bool = False, dry_run: bool = False) -> str:
     """Write the command that publishes something.
 
     Args:
         place: The run's folder.
         settings: How.
         collection: Whether the folder is one of many concepts.
+        dry_run: Whether it is only to show what it would send.
 
     Returns:
         A line for the shell. A token is no part of the settings, so it is not in it.
@@ -92,6 +95,7 @@ def command_for(place: Path, settings: PublishSettings, *, collection: bool = Fa
             words += [f"--{item.name}", *map(str, value)] if value else []
         elif value not in (None, False, ""):
             words += [f"--{item.name}", str(value)]
+    words += ["--dry_run"] if dry_run else []
     return shlex.join(words)
 
 

@@ -48,7 +48,7 @@ def training_of(run: FinishedRun) -> Training:
         images=_images(run),
         recipe=_recipe(run),
         steps=int(steps) if steps.isdigit() else None,
-        seconds=run.log.get("seconds"),
+        seconds=run.seconds,
         stopped=clean_text(told["stopped"]) if "stopped" in told else None,
         hardware=told.get("hardware"),
         versions=_versions(told),

@@ -16,7 +16,7 @@ from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.errors import ConfigError, OutputFolderError, StorageError
 from textual_inversion_ext.pipelines.lora import LORA_FILE
 from textual_inversion_ext.placeholders import file_stem
-from textual_inversion_ext.run_file import load_run, save_run
+from textual_inversion_ext.run_file import load_run, located, save_run
 from textual_inversion_ext.training.state import PART, checkpoints_in, trajectory
 
 logger = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class RunFolder:
         recorded, tokens = self._recorded()
         if recorded is None or set(tokens) != set(self._folder_of):
             return False
-        return trajectory(recorded, (), 1) == trajectory(config, (), 1)
+        return trajectory(located(recorded), (), 1) == trajectory(located(config), (), 1)
 
     def _begins_again(self, config: TextualInversionConfig) -> bool:
         """Whether "latest" found nothing because this same run was stopped before its first checkpoint."""

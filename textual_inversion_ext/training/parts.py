@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.errors import CheckpointError
 from textual_inversion_ext.regularizers import REGULARIZERS
+from textual_inversion_ext.run_file import full_path
 from textual_inversion_ext.training.state import LESSONS, Part, Progress, newest_parts, read_checkpoint
 
 
@@ -98,9 +99,16 @@ def _differences(path: Path, part: Part, fresh: Part) -> list[str]:
     changed = [
         f"{name} was {part.facts.get(name)!r} and is now {value!r}"
         for name, value in fresh.facts.items()
-        if name != LESSONS and part.facts.get(name) != value
+        if name != LESSONS and not _same(part.facts.get(name), value)
     ]
     return changed + _changed_lessons(part, fresh)
+
+
+def _same(before: Any, now: Any) -> bool:
+    """Whether a setting is what it was; a model's folder may be typed in several ways, and ``config.json`` has one."""
+    if isinstance(before, str) and isinstance(now, str):
+        return full_path(before) == full_path(now)
+    return bool(before == now)
 
 
 def _changed_lessons(part: Part, fresh: Part) -> list[str]:

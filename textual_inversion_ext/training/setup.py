@@ -32,6 +32,7 @@ from textual_inversion_ext.files import lay_out
 from textual_inversion_ext.initializers import first_rows
 from textual_inversion_ext.pipelines.loading import load_pipeline
 from textual_inversion_ext.row_layout import prompt_encoders
+from textual_inversion_ext.run_file import located, located_concept
 from textual_inversion_ext.tokens import PromptEncoder
 from textual_inversion_ext.training.activation import Activation
 from textual_inversion_ext.training.draws import DrawSource, make_draws
@@ -236,6 +237,7 @@ def describe(
     Returns:
         Metadata, all text.
     """
+    config, concept = located(config), located_concept(concept)
     model = config.pretrained_model_name_or_path
     facts = {
         "base_model": "" if model == IN_MEMORY else model,

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from ...errors import EmbeddingFileError
 
-__all__ = ["choose", "companions", "embedding_files", "files_of", "listed", "part_path"]
+__all__ = ["choose", "companions", "embedding_files", "files_of", "is_snapshot", "listed", "part_path"]
 
 # Tried in this order; pickles only where there is nothing better, and pictures never: they may be mere previews.
 _ENDINGS = ((".safetensors", ".pti"), (".bin", ".pt", ".pth", ".ckpt"))
@@ -17,6 +17,7 @@ _DIFFUSERS_STEM = "learned_embeds"
 _FURTHER = range(1, 8)  # no model has more text encoders
 _LISTED = 8
 _LEFT_OUT = re.compile(r"\.|checkpoint-\d+$|pytorch_lora_weights")
+_SNAPSHOT = re.compile(rf"{_DIFFUSERS_STEM}(_\d)?-")
 
 
 def part_path(path: Path, part: int) -> Path:
@@ -58,19 +59,27 @@ def choose(names: Iterable[str]) -> list[str]:
         names: All file names.
 
     Returns:
-        diffusers' or cog-sdxl's file if there is one, else all embedding files of the safest kind. diffusers' files of
-        further text encoders are left to `companions`.
+        diffusers' or cog-sdxl's file if there is one, else all embedding files of the safest kind; a LoRA only where
+        there is no other. diffusers' files of further text encoders are left to `companions`.
     """
     found = {name for name in names if not name.startswith(".")}
     for preferred in _PREFERRED:
         if preferred in found:
             return [preferred]
-    for endings in _ENDINGS:
-        kind = sorted(name for name in found if name.lower().endswith(endings))
-        further = {str(part_path(Path(name), part)) for name in kind if _is_diffusers(name) for part in _FURTHER}
-        if kind:
-            return [name for name in kind if name not in further]
-    return []
+    return _of_safest_kind({name for name in found if not _LEFT_OUT.match(name)}) or _of_safest_kind(found)
+
+
+def is_snapshot(file: Path) -> bool:
+    """Tells the rows of other steps of a training from its final ones.
+
+    Args:
+        file: A file.
+
+    Returns:
+        True for ``learned_embeds-steps-500.safetensors``, ``learned_embeds-best.safetensors`` and the like beside
+        ``learned_embeds.safetensors``.
+    """
+    return bool(_SNAPSHOT.match(file.name)) and file.with_name(_PREFERRED[0]).is_file()
 
 
 def files_of(place: Path) -> list[Path]:
@@ -108,14 +117,14 @@ def embedding_files(folder: Path, endings: Iterable[str]) -> list[Path]:
         endings: Endings of embedding files.
 
     Returns:
-        Sorted paths; hidden ones, diffusers' files of further text encoders, and checkpoints and LoRAs of a training
-        are left out.
+        Sorted paths, but diffusers' files of further text encoders last: they may belong to one before them. Hidden
+        ones, and checkpoints and LoRAs of a training are left out.
     """
     wanted = tuple(endings)
     found = [path for path in folder.rglob("*") if path.name.lower().endswith(wanted) and path.is_file()]
     visible = [path for path in found if not any(map(_LEFT_OUT.match, path.relative_to(folder).parts))]
     further = {part_path(path, part) for path in visible if _is_diffusers(path.name) for part in _FURTHER}
-    return sorted(path for path in visible if path not in further)
+    return sorted(visible, key=lambda path: (path in further, path))
 
 
 def listed(names: Sequence[str]) -> str:
@@ -135,6 +144,16 @@ def folder_of(name: str) -> str:
     """Returns the folder part of a repository's file name, empty for its root."""
     parent = str(PurePosixPath(name).parent)
     return "" if parent == "." else parent
+
+
+def _of_safest_kind(names: Iterable[str]) -> list[str]:
+    """Picks safe files, else pickles, without diffusers' files of further text encoders."""
+    for endings in _ENDINGS:
+        kind = sorted(name for name in names if name.lower().endswith(endings))
+        further = {str(part_path(Path(name), part)) for name in kind if _is_diffusers(name) for part in _FURTHER}
+        if kind:
+            return [name for name in kind if name not in further]
+    return []
 
 
 def _is_diffusers(name: str) -> bool:

@@ -115,9 +115,10 @@ def _from_mapping(source: Mapping[str, Any], token: str | None, encoder: str) ->
     """Understand a dict of tensors by its keys, as diffusers, A1111 and the SDXL community write them."""
     if "string_to_param" in source:
         params = source["string_to_param"]
-        if not isinstance(params, Mapping) or len(params) != 1:
+        rows = list(params.values()) if isinstance(params, Mapping) else []
+        if len(rows) != 1 or not isinstance(rows[0], Tensor):
             raise EmbeddingFileError("string_to_param must hold one tensor, as in the files of A1111.")
-        return [_from_tensors({encoder: next(iter(params.values()))}, token or source.get("name"))]
+        return [_from_tensors({encoder: rows[0]}, token or source.get("name"))]
     if not source or not all(isinstance(value, Tensor) for value in source.values()):
         raise EmbeddingFileError(f"expected a dict of tensors; its keys are: {', '.join(map(str, source)) or 'none'}.")
     if all(key in _ENCODER_NAMES for key in source):
