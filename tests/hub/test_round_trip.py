@@ -10,6 +10,7 @@ from tests.hub import calls, publish_calls
 from tests.hub_server import Client, HubServer
 from tests.publishing_runs import write_run
 from tests.runs import rows_of, save_images, save_model, train_flags
+from textual_inversion_ext.evaluation.report import EvaluationReport
 
 ANN = "hf_ann_write"
 
@@ -84,6 +85,24 @@ def test_generate_takes_a_repository(hub: HubServer, lfs_client: Client, tmp_pat
         assert "With the LoRA" in done["text"]
         pictures[concept] = (folder / "contact_sheet.png").read_bytes()
     assert len(set(pictures.values())) == 1
+
+
+def test_evaluate_takes_a_repository_with_its_lora(hub: HubServer, lfs_client: Client, tmp_path: Path) -> None:
+    flags = train_flags(tmp_path, lora_rank=2, max_train_steps=1)
+    assert lfs_client.call(publish_calls.command, *flags)["code"] == 0
+    publish = ["publish", str(tmp_path / "out"), "--repo_id", "ann/scored", "--license", "mit"]
+    assert lfs_client.call(publish_calls.command, *publish)["code"] == 0
+    few = ["--baselines", "none", "--backbone", "pocket", "--metrics", "clip_image", "--seeds", "1"]
+    few += ["--num_inference_steps", "1", "--guidance_scale", "1", "--references", str(tmp_path / "images")]
+    few += ["--pretrained_model_name_or_path", str(tmp_path / "model")]
+    file = "ann/scored/learned_embeds.safetensors"
+    for number, place in enumerate(("ann/scored", f"{hub.endpoint}/ann/scored", file)):
+        out = tmp_path / str(number)
+        done = lfs_client.call(publish_calls.command, "evaluate", "--concept", place, *few, "--output_dir", str(out))
+        assert done["code"] == 0, done["text"]
+        report = EvaluationReport.load(out)
+        # One file of a repository is the word alone, as for `generate`.
+        assert report.settings.get("lora_scale") == (None if place == file else 1.0)
 
 
 def test_a_word_alone_is_published_with_a_card(hub: HubServer, lfs_client: Client, tmp_path: Path) -> None:

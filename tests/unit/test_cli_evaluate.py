@@ -17,13 +17,14 @@ from tests.reports import sample_report
 from tests.runs import start_cli, train_flags, wait_until
 from textual_inversion_ext.cli.evaluate_jobs import _references
 from textual_inversion_ext.cli.main import FAILED, INTERRUPTED, main
-from textual_inversion_ext.concept import ConceptSpec, HubDataset
+from textual_inversion_ext.cli.model_flags import common_model
+from textual_inversion_ext.concept import ConceptSpec, HubDataset, LearnedConcept
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.evaluation.report import CLASS_WORD, REAL_PICTURES, WORD, EvaluationReport
 from textual_inversion_ext.files import save_concept
 from textual_inversion_ext.pocket import render_concept, write_concept
 from textual_inversion_ext.pocket.reader import Reader
-from textual_inversion_ext.run_file import save_run
+from textual_inversion_ext.run_file import full_path, save_run
 
 # Two steps and two pictures: what comes out is no good, and scored all the same.
 FEW = ["--seeds", "2", "--num_inference_steps", "2", "--guidance_scale", "1", "--batch_size", "8"]
@@ -208,7 +209,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--batch_size", "0"], "batch_size is 0"),
         (["--guidance_scale", "-1"], "guidance_scale is -1"),
         (["--num_inference_steps", "0"], "num_inference_steps is 0"),
+        (["--num_inference_steps", "1001"], "num_inference_steps is 1001; the model has 1000 timesteps"),
+        (["--first_seed", "99999999999999999999"], "first_seed is 99999999999999999999; it must be 0 to"),
+        (["--lora_scale", "nan"], "--lora_scale is nan; it must be a finite number"),
         (["--device", "nonsense"], "--device is 'nonsense'"),
+        (["--device", "cuda:99"], "--device is 'cuda:99', which cannot be used here"),
         (["--pretrained_model_name_or_path", "no-such-folder"], "Cannot load the model 'no-such-folder'"),
     ],
 )
@@ -253,6 +258,18 @@ def test_the_report_of_another_model_or_word_is_not_replaced(
         assert f"holds the report of {wrong.concept.token} on {wrong.concept.base_model}" in told
         assert "Choose another --output_dir" in told
         assert EvaluationReport.load(tmp_path) == wrong
+
+
+def test_the_folder_of_a_model_may_be_written_in_several_ways(tmp_path: Path) -> None:
+    assert main(train_flags(tmp_path, max_train_steps=1)) == 0
+    model = tmp_path / "model"
+    command = ["evaluate", "--concept", str(tmp_path / "out"), *FEWER, "--backbone", "pocket", "--baselines", "none"]
+    for name in (str(model), f"{model}/", f"{tmp_path}/./model"):
+        assert main([*command, "--pretrained_model_name_or_path", name]) == 0
+        report = EvaluationReport.load(tmp_path / "out", model=str(model))
+        assert not any("learned on" in note for note in report.notes)
+    same = [LearnedConcept("<a>", {"clip_l": torch.ones(1, 16)}, {"base_model": name}) for name in (f"{model}/", name)]
+    assert full_path(common_model(same)) == str(model)
 
 
 def test_references_of_the_hub_are_a_configuration_for_each_concept(tmp_path: Path) -> None:

@@ -106,6 +106,18 @@ def test_a_table_holds_means_and_differences_by_hand() -> None:
     assert (obedience.mean, obedience.low, obedience.high) == pytest.approx((0.1, -0.1, 0.3))
 
 
+def test_a_model_may_be_written_in_several_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models" / "sd15").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    names = ("models/sd15", "./models/sd15/", str(tmp_path / "models" / "sd15"))
+    runs = [run(name, report([0.6], [0.5], model=name)) for name in names]
+    assert len(only_table(compare(runs)).rows) == 3
+    assert len(compare([*runs, run("other", report([0.6], [0.5], model="models/sd2"))]).tables) == 2
+    runs[0].reports[0].require_model("models/sd15/")
+    with pytest.raises(ReportError, match="not 'models/sd2'"):
+        runs[0].reports[0].require_model("models/sd2")
+
+
 def test_one_concept_is_compared_picture_by_picture() -> None:
     # Seeds differ a lot, but every one of them gains the same: paired, that is certain; unpaired, it would not be.
     table = only_table(compare([run("a", report([0.1, 0.9], [0.5] * 4)), run("b", report([0.2, 1.0], [0.5] * 4))]))

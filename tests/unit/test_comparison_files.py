@@ -138,6 +138,14 @@ def test_the_page_escapes_and_fetches_nothing(tmp_path: Path) -> None:
     assert "0.650 [0.600, 0.700]" in page and "+0.050 [+0.000, +0.100]" in page
 
 
+def test_concepts_that_the_first_run_lacks_are_on_the_page(tmp_path: Path) -> None:
+    cat, dog = report([0.6, 0.8], [0.3, 0.5]), report([0.9, 0.7], [0.1, 0.2], token="<dog>")
+    write_comparison(compare([run("first", cat), run("second", cat, dog)]), tmp_path)
+    page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    details = page[page.index("Concept by concept") :]
+    assert "<td>&lt;cat&gt;</td>" in details and "<td>&lt;dog&gt;</td>" in details
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 @pytest.mark.parametrize("width", [1200, 360])
 def test_a_browser_shows_the_page(tmp_path: Path, width: int) -> None:

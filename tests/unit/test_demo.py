@@ -36,5 +36,10 @@ def test_demo_refuses_a_folder_of_somebody_elses(tmp_path: Path, capsys: pytest.
     assert main(["demo", "--output_dir", str(tmp_path)]) == 1
     assert "not empty" in capsys.readouterr().err
     assert precious.read_text() == "mine"
+    page = tmp_path / "demo.html"
+    page.write_text("an earlier demo")
+    assert main(["demo", "--output_dir", str(tmp_path), "--max_train_steps", "0"]) == 1
+    assert "max_train_steps" in capsys.readouterr().err
+    assert page.read_text() == "an earlier demo" and not (tmp_path / "pictures").exists()
     assert main(["demo", "--concept", "nobody"]) == 1
     assert "mochi" in capsys.readouterr().err

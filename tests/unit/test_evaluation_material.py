@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tests.evaluation_parts import FEW, RED, colour_metrics, concept
-from tests.runs import rows_of, train_flags
+from tests.runs import rows_of, save_images, train_flags
 from tests.tiny import tiny_images
 from textual_inversion_ext.cli.main import main
 from textual_inversion_ext.concept import LearnedConcept
@@ -29,6 +29,7 @@ from textual_inversion_ext.evaluation.report import (
     EvaluationReport,
 )
 from textual_inversion_ext.pipelines.loading import load_pipeline
+from textual_inversion_ext.pipelines.words.pooling import recorded_pooling
 from textual_inversion_ext.pocket import render_concept
 
 # From the folder of a run
@@ -71,6 +72,12 @@ def test_the_first_rows_are_those_that_training_started_from(run: Path, tmp_path
     assert initial is not None
     torch.testing.assert_close(initial.concepts[0].vectors["clip_l"], rows_of(tmp_path / "still"))
     assert initial_subject(pipeline, Material.of(concept(), tiny_images(1))) is None
+
+
+def test_the_first_rows_are_pooled_as_the_word(tmp_path: Path) -> None:
+    assert main(train_flags(tmp_path, pooling="diffusers", max_train_steps=1)) == 0
+    initial = initial_subject(load_pipeline(tmp_path / "model"), load_material(tmp_path / "out"))
+    assert initial is not None and recorded_pooling(initial.concepts) == "diffusers"
 
 
 def test_an_evaluation_of_a_run_has_all_baselines(run: Path) -> None:
@@ -170,6 +177,15 @@ def test_sentences_to_learn_in_are_no_descriptions(tmp_path: Path, caplog: pytes
         read_captions(tmp_path / "captions.txt")
 
 
+def test_a_word_without_brackets_is_not_found_inside_captions(tmp_path: Path) -> None:
+    concept("art").save(tmp_path / "art.safetensors")
+    images = save_images(tmp_path / "images")
+    for number, text in enumerate(("a cartoon dog", "an ART dog", "a party dog")):
+        (images / f"{number}.txt").write_text(text, encoding="utf-8")
+    material = load_material(tmp_path / "art.safetensors", references=str(images))
+    assert material.captions == ("a cartoon dog", "a party dog")
+
+
 def test_captions_of_a_file(run: Path, tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("a red dog\n\na blue cat\na red dog\n", encoding="utf-8")
     captions = read_captions(tmp_path / "captions.txt")
@@ -187,4 +203,6 @@ def test_class_words_come_from_the_file_unless_given() -> None:
     assert Material.of(concept(class_name="dog"), tiny_images(1)).class_word == "dog"
     assert Material.of(concept(initializer="red dog"), tiny_images(1)).class_word == "red dog"
     assert Material.of(concept(initializer="old/cat.safetensors"), tiny_images(1)).class_word is None
+    for name in ("St. Bernard", "R2D2 robot", "children's toy"):
+        assert Material.of(concept(class_name=name), tiny_images(1)).class_word == name
     assert class_subject(Material.of(concept(), tiny_images(1))) is None

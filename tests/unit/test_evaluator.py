@@ -189,7 +189,7 @@ def test_missing_references_are_refused(tiny: DiffusionPipeline) -> None:
         ({"metrics": ["beauty"]}, "no metric 'beauty'"),
         ({"baselines": ["luck"]}, "no baseline 'luck'"),
         ({"seeds": 0}, "seeds is 0"),
-        ({"first_seed": -1}, "first_seed -1"),
+        ({"first_seed": -1}, "first_seed is -1"),
     ],
 )
 def test_bad_settings_are_refused_at_once(arguments: dict[str, Any], message: str) -> None:

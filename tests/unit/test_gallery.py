@@ -101,6 +101,14 @@ def test_new_rows_make_new_pictures_of_their_prompts_only(pipeline: DiffusionPip
     assert (gallery.made, gallery.reused) == (9, 3), "the prompt without the word needs no new pictures"
 
 
+def test_where_prompts_are_pooled_is_part_of_a_picture(pipeline: DiffusionPipeline, gallery: Gallery) -> None:
+    plain = Wanted([concept()], PROMPTS, SEEDS, SETTINGS)
+    otherwise = replace(concept(), metadata={"recipe": '{"pooling": "diffusers"}'})
+    gallery.pictures(pipeline, plain)
+    assert gallery.missing(pipeline, replace(plain, concepts=[otherwise])) == 6
+    assert gallery.missing(pipeline, replace(plain, concepts=[otherwise, concept(1, "<other>")])) == 0
+
+
 @pytest.mark.parametrize("other", [lambda: tiny_pipeline(seed=1), with_scheduler], ids=["weights", "sampler"])
 def test_another_model_makes_new_pictures(pipeline: DiffusionPipeline, gallery: Gallery, other: Any) -> None:
     gallery.pictures(pipeline, Wanted([], PROMPTS[1:], SEEDS, SETTINGS))

@@ -331,7 +331,8 @@ def test_a_score_is_shown_in_the_scale_that_is_asked_for() -> None:
     assert viewed(score, "percent") == "10.00 ± 30.00"
     assert viewed(score, "clipscore") == "0.500 ± 0.500"
     assert viewed(score, "torchmetrics") == "20.00 ± 20.00"
-    assert viewed(Score(metric="dino (x)", subject="word", mean=0.5, n=1), "percent") == "50.00"
+    for name in ("dino (x)", "own_similarity of (a) (x)", "cross_similarity of <b> (x)"):
+        assert viewed(Score(metric=name, subject="word", mean=0.5, n=1), "percent") == "50.00"
     distance = Score.of("diversity (pocket)", "word", [0.4, 0.2], independent=False)
     assert viewed(distance, "percent") == "0.300" and distance.standard_error is None
 

@@ -148,6 +148,15 @@ def test_a_text_file_of_prompts(tmp_path: Path) -> None:
     assert protocol.on("pocket") is protocol
 
 
+def test_a_word_without_brackets_is_not_found_inside_others(tmp_path: Path) -> None:
+    file = tmp_path / "own.txt"
+    file.write_text("an Art on a cart\nthe art, part of a party\n", encoding="utf-8")
+    assert texts(read_protocol(file, "art")) == ["an {} on a cart", "the {}, part of a party"]
+    file.write_text("a cart on the beach\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="'a cart on the beach' does not say once where the word goes"):
+        read_protocol(file, "art")
+
+
 def test_a_json_file_says_more(tmp_path: Path) -> None:
     file = tmp_path / "own.json"
     content = {

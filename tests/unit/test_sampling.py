@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image, ImageChops
 
-from tests.runs import train_flags
+from tests.runs import save_model, train_flags
 from tests.tiny import tiny_images, tiny_pipeline
 from textual_inversion_ext import (
     ConceptError,
@@ -18,7 +23,7 @@ from textual_inversion_ext import (
     load_pipeline,
     sample,
 )
-from textual_inversion_ext.cli.main import main
+from textual_inversion_ext.cli.main import INTERRUPTED, main
 from textual_inversion_ext.pipelines.sampling import SampleSettings
 
 FAST = SampleSettings(num_inference_steps=3)
@@ -84,6 +89,22 @@ def test_pictures_come_by_prompt_and_seed_whatever_the_batch_size() -> None:
             ((alone,),) = sample(pipeline, words, [prompt], [seed], FAST)
             assert max(high for _, high in ImageChops.difference(picture, alone).getextrema()) <= 1
     assert not same(rows[0][0], rows[0][1]) and not same(rows[0][0], rows[1][0])
+
+
+def test_a_picture_is_handed_over_as_soon_as_it_is_made() -> None:
+    made: list[tuple[int, int, Image.Image]] = []
+
+    def stop_after_three(prompt: int, seed: int, picture: Image.Image) -> None:
+        made.append((prompt, seed, picture))
+        if len(made) == 3:
+            raise KeyboardInterrupt
+
+    pipeline, prompts = tiny_pipeline(), ["a <tok>", "a cat"]
+    with pytest.raises(KeyboardInterrupt):
+        sample(pipeline, [learned()], prompts, [5, 7], SampleSettings(3, batch_size=1), on_picture=stop_after_three)
+    assert [(prompt, seed) for prompt, seed, _ in made] == [(0, 5), (0, 7), (1, 5)]
+    rows = sample(pipeline, [learned()], prompts, [5, 7], SampleSettings(3, batch_size=1))
+    assert all(same(picture, row) for (_, _, picture), row in zip(made, [*rows[0], rows[1][0]], strict=True))
 
 
 def test_capital_letters_keep_all_vectors() -> None:
@@ -173,8 +194,40 @@ def test_generate_writes_pictures_that_say_how_they_were_made(
     assert Image.open(folder / "contact_sheet.png").width > 2 * 160
 
 
+def test_generate_keeps_what_is_made_when_it_is_interrupted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_model(tmp_path / "model")
+    folder = tmp_path / "pictures"
+
+    def interrupt() -> None:
+        while not (folder / "prompt-00_seed-1.png").exists():
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    flags = ["--pretrained_model_name_or_path", str(tmp_path / "model"), "--prompt", "a cat", "--batch_size", "1"]
+    seeds = ["--seed", *map(str, range(500)), "--num_inference_steps", "2", "--output_dir", str(folder)]
+    assert main(["generate", *flags, *seeds]) == INTERRUPTED
+    thread.join()
+    pictures = sorted(path.name for path in folder.iterdir())
+    (told,) = re.findall(rf"Stopped\. (\d+) of 500 pictures are in {folder}\.", capsys.readouterr().err)
+    assert int(told) in (len(pictures), len(pictures) - 1), "Ctrl-C may come between a file and its count"
+    assert "prompt-00_seed-1.png" in pictures and "contact_sheet.png" not in pictures and len(pictures) < 500
+    for name in pictures:
+        Image.open(folder / name).load()
+
+
 def test_generate_mentions_words_that_no_prompt_uses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(train_flags(tmp_path)) == 0
-    flags = ["--concept", str(tmp_path / "out"), "--prompt", "a tok", "--seed", "0", "--num_inference_steps", "1"]
-    assert main(["generate", *flags, "--output_dir", str(tmp_path / "pictures")]) == 0
-    assert "no prompt uses <tok>" in capsys.readouterr().err
+    save_model(tmp_path / "model")
+    for token in ("<tok>", "art"):
+        learned(token).save(tmp_path / f"{token}.safetensors")
+    flags = ["--concept", str(tmp_path / "<tok>.safetensors"), str(tmp_path / "art.safetensors"), "--seed", "0"]
+    flags += ["--pretrained_model_name_or_path", str(tmp_path / "model"), "--num_inference_steps", "1"]
+    flags += ["--output_dir", str(tmp_path / "pictures")]
+    for texts, unused in (
+        (["--prompt", "a tok on a cart"], ["<tok>", "art"]),
+        (["--prompt", "ART", "--negative_prompt", "a <tok>"], []),
+    ):
+        assert main(["generate", *flags, *texts]) == 0
+        told = capsys.readouterr().err
+        assert [token for token in ("<tok>", "art") if f"no prompt uses {token}" in told] == unused

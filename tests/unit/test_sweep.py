@@ -17,8 +17,8 @@ from tests.runs import rows_of, save_images, save_model
 from tests.tiny import tiny_pipeline
 from tests.tiny_clip import tiny_twin
 from textual_inversion_ext.cli.main import FAILED, INTERRUPTED, main
-from textual_inversion_ext.cli.sweep import MARKER, run_sweep
-from textual_inversion_ext.cli.sweep_plan import plan_sweep
+from textual_inversion_ext.cli.sweep import MARKER, _flags_apart, _job, run_sweep
+from textual_inversion_ext.cli.sweep_plan import SweepRun, plan_sweep
 from textual_inversion_ext.concept import LearnedConcept
 from textual_inversion_ext.errors import ConfigError
 from textual_inversion_ext.evaluation.report import WORD, EvaluationReport
@@ -197,6 +197,35 @@ def test_one_failing_run_does_not_stop_the_others(
     assert "1 run(s) of the sweep failed" in told and "bad:" in told and "nowhere" in told
     assert "good" in (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "out" / "bad" / MARKER).read_text(encoding="utf-8"))["trained"] is False
+
+
+def test_when_all_runs_fail_it_says_why(parts: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = {"train_data_dir": [str(tmp_path / "nowhere"), str(tmp_path / "nothing")]}
+    file = write(tmp_path / "sweep.json", {"flags": parts, "grid": grid})
+    assert main(["compare", "--sweep", file, "--output_dir", str(tmp_path / "out")]) == FAILED
+    error = capsys.readouterr().err.split("error: ")[-1]
+    assert "All 2 runs of the sweep failed" in error and "nowhere" in error and "nothing" in error
+
+
+def test_the_order_of_flags_says_nothing(parts: Sweep, tmp_path: Path) -> None:
+    flags = {**parts, "baselines": ["none"], "metrics": ["clip_image"], "seeds": 1}
+    assert run_sweep(plan_sweep({"flags": flags, "runs": {"one": {}}}), tmp_path).failures == ()
+    before = snapshot(tmp_path, "*.*")
+    turned = dict(reversed(flags.items()))
+    assert run_sweep(plan_sweep({"flags": turned, "runs": {"one": {}}}), tmp_path).failures == ()
+    assert snapshot(tmp_path, "*.*") == before
+    # The order of one flag's values does: which word is learned from which pictures.
+    both = {**parts, "placeholder_token": ["<a>", "<b>"]}
+    one, other = (
+        _job(SweepRun("x", {**both, "train_data_dir": folders}), tmp_path) for folders in (["x", "y"], ["y", "x"])
+    )
+    assert _flags_apart(one.training) != _flags_apart(other.training)
+
+
+def test_captions_are_those_of_the_training(parts: Sweep, tmp_path: Path) -> None:
+    job = _job(SweepRun("x", {**parts, "captions": "both", "mixed_precision": "bf16"}), tmp_path)
+    assert "--captions=both" in job.training and "--captions=both" not in job.evaluation
+    assert "--mixed_precision=bf16" in job.training and "--mixed_precision=bf16" in job.evaluation
 
 
 @pytest.mark.parametrize(

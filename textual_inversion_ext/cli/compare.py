@@ -76,9 +76,11 @@ def run(flags: argparse.Namespace) -> None:
             raise ConfigError(f"--output_dir {folder} is the sweep's file; name a folder.")
         result = run_sweep(read_sweep(flags.sweep), folder)
         places, failures = [*places, *result.folders], result.failures
+    told = "\n".join(f"  {name}: {message}" for name, message in failures)
+    if not places:
+        raise ReportError(f"All {len(failures)} runs of the sweep failed; there is nothing to compare.\n{told}")
     show(places, folder, title=flags.title, axes=tuple(flags.axes) if flags.axes else None)
     if failures:
-        told = "\n".join(f"  {name}: {message}" for name, message in failures)
         raise ReportError(f"{len(failures)} run(s) of the sweep failed; the others are compared.\n{told}")
 
 

@@ -64,15 +64,16 @@ def run(flags: argparse.Namespace) -> None:
         raise ConfigError(f"--concept is {flags.concept!r}; the demo knows {', '.join(concepts)}.")
     concept, folder = concepts[flags.concept], flags.output_dir
     _check_folder(folder)
-    print(f"Learning {concept.placeholder_token}, a {concept.class_name} that no caption can fully describe.")
-    atomic_write(folder / "demo.html", "<p>The demo has not finished yet.</p>\n")
-    write_concept(concept.name, folder / "pictures")
     config = TextualInversionConfig(
         output_dir=str(folder), overwrite_output_dir=True, seed=flags.seed, max_train_steps=flags.max_train_steps
     )
     spec = ConceptSpec(concept.placeholder_token, str(folder / "pictures"), initializer=concept.class_name)
     pipeline = load_pipeline(config.pretrained_model_name_or_path)
-    result = TextualInversionTrainer(config, [spec], pipeline=pipeline).train()
+    trainer = TextualInversionTrainer(config, [spec], pipeline=pipeline)
+    print(f"Learning {concept.placeholder_token}, a {concept.class_name} that no caption can fully describe.")
+    atomic_write(folder / "demo.html", "<p>The demo has not finished yet.</p>\n")
+    write_concept(concept.name, folder / "pictures")
+    result = trainer.train()
     show(flags.concept, folder, pipeline, result)
 
 

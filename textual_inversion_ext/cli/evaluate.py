@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from textual_inversion_ext.cli.evaluate_flags import add_flags
 from textual_inversion_ext.cli.evaluate_jobs import Job, check_folder, chosen_protocol, read_jobs
-from textual_inversion_ext.cli.model_flags import common_model, placement
+from textual_inversion_ext.cli.model_flags import check_lora_scale, common_model, placement
 from textual_inversion_ext.cli.score_tables import score_lines
 from textual_inversion_ext.errors import ConfigError
 
@@ -43,6 +43,7 @@ def run(flags: argparse.Namespace) -> None:
         raise ConfigError(f"--seeds is {flags.seeds}; it is the number of pictures per prompt, at least 1.")
     if flags.prompts is not None and flags.protocol is not None:
         raise ConfigError("Give --protocol or --prompts, not both: a file of prompts is a protocol of its own.")
+    check_lora_scale(flags.lora_scale)
     from textual_inversion_ext.evaluation.html import PAGE_FILE
     from textual_inversion_ext.evaluation.picture import PICTURE_FILE
     from textual_inversion_ext.evaluation.report import REPORT_FILE

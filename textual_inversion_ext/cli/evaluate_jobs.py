@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textual_inversion_ext.cli.generate import concept_files
+from textual_inversion_ext.cli.generate import concept_files, lora_of
 from textual_inversion_ext.errors import ConfigError, OutputFolderError, ReportError, TextualInversionError
 from textual_inversion_ext.evaluation.protocols import Protocol, protocol_named, read_protocol
+from textual_inversion_ext.run_file import full_path
 
 if TYPE_CHECKING:
     from textual_inversion_ext.evaluation.material import Material
@@ -52,7 +53,6 @@ def read_jobs(flags: argparse.Namespace) -> list[Job]:
         DataError: A concept has no real pictures.
     """
     from textual_inversion_ext.evaluation.material import load_material, read_captions
-    from textual_inversion_ext.pipelines.lora import lora_beside
 
     captions = read_captions(flags.captions) if flags.captions else ()
     places = [place for name in flags.concept for place in _places(name)]
@@ -60,7 +60,7 @@ def read_jobs(flags: argparse.Namespace) -> list[Job]:
     for place in places:
         references = _references(flags.references, place, len(places))
         materials.append(load_material(place, references=references, class_word=flags.class_word, captions=captions))
-        lora = lora_beside(place) if isinstance(place, Path) and flags.lora_scale else None
+        lora = lora_of(place) if flags.lora_scale else None
         loras.append(() if lora is None else (lora,))
     if chosen_protocol(flags, materials[0].concept.token).places > 1:
         folder = _folder(flags, places[0], materials[0], 1)
@@ -86,15 +86,10 @@ def _check_distinct(folders: Sequence[Path]) -> None:
 
 def _places(name: str) -> Sequence[str | Path]:
     """The concepts that a ``--concept`` stands for: files and folders here, else a repository of the Hub."""
+    from textual_inversion_ext.files.places import parse_hub
+
     path = Path(name).expanduser()
-    if not path.exists() and _is_repository(name):
-        return [name]
-    return concept_files(path)
-
-
-def _is_repository(name: str) -> bool:
-    owner, slash, rest = name.partition("/")
-    return bool(slash and owner.strip(".~ ") and rest) and "/" not in rest and "\\" not in name
+    return concept_files(path) if path.exists() or parse_hub(name) is None else [name]
 
 
 def _references(name: str | None, place: str | Path, count: int) -> Any:
@@ -108,9 +103,10 @@ def _references(name: str | None, place: str | Path, count: int) -> Any:
     path = Path(name).expanduser()
     from textual_inversion_ext.concept import HubDataset
     from textual_inversion_ext.files import load_concept
+    from textual_inversion_ext.files.places import HubPlace, parse_hub
 
     repository, _, part = name.partition(":")
-    if not path.exists() and _is_repository(repository):
+    if not path.exists() and parse_hub(repository) == HubPlace(repository):
         return HubDataset(repository, config_name=part or (load_concept(place).name if count > 1 else None))
     if count == 1:
         return str(path)
@@ -154,7 +150,8 @@ def check_folder(job: Job, model: str) -> None:
         old = EvaluationReport.load(job.folder / REPORT_FILE).concept
     except ReportError:
         return
-    if (old.token, old.base_model) != (job.materials[0].concept.token, model):
+    same_model = full_path(old.base_model) == full_path(model)
+    if not same_model or old.token != job.materials[0].concept.token:
         raise OutputFolderError(
             f"{job.folder} holds the report of {old.token} on {old.base_model}, and this one would be of"
             f" {job.materials[0].concept.token} on {model}. Choose another --output_dir, or remove that report."

@@ -6,13 +6,13 @@ import argparse
 import io
 import json
 import logging
-import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textual_inversion_ext import __version__
-from textual_inversion_ext.cli.model_flags import add_model_flags, common_model, placement
+from textual_inversion_ext.cli.model_flags import add_model_flags, check_lora_scale, common_model, placement
 from textual_inversion_ext.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from textual_inversion_ext.pipelines.sampling import SampleSettings
 
 HELP = "Make pictures with learned words: one per prompt and seed, and a contact sheet."
+
+_LARGEST_SEED = 2**64 - 1  # of torch's generators
 
 logger = logging.getLogger(__name__)
 
@@ -80,42 +82,53 @@ def run(flags: argparse.Namespace) -> None:
 
     Raises:
         ConfigError: A value is not allowed.
+        KeyboardInterrupt: Somebody pressed Ctrl-C; the message says which pictures are there.
     """
     seeds = flags.seeds or [0, 1, 2, 3]
-    if min(seeds) < 0:
-        raise ConfigError(f"--seed is {min(seeds)}; seeds are whole numbers from 0 on.")
+    wrong = [seed for seed in seeds if not 0 <= seed <= _LARGEST_SEED]
+    if wrong:
+        raise ConfigError(f"--seed is {wrong[0]}; seeds are whole numbers from 0 to {_LARGEST_SEED}.")
     if (flags.width is None) != (flags.height is None):
         raise ConfigError("Give both --width and --height, or neither.")
-    if not math.isfinite(flags.lora_scale):
-        raise ConfigError(f"--lora_scale is {flags.lora_scale}; it must be a finite number.")
+    check_lora_scale(flags.lora_scale)
+    _sample_settings(flags, 1, 1.0)  # what was typed is refused before a model is loaded
     from textual_inversion_ext.files import load_concept
     from textual_inversion_ext.pipelines.loading import documented_sampling, load_pipeline
-    from textual_inversion_ext.pipelines.lora import load_loras, lora_beside, lora_on_hub
+    from textual_inversion_ext.pipelines.lora import load_loras
     from textual_inversion_ext.pipelines.sampling import sample
     from textual_inversion_ext.pipelines.sheets import contact_sheet
 
     places = [place for text in flags.concept or [] for place in _places(text)]
     concepts = [load_concept(place) for place in places]
-    found = [lora_beside(place) if isinstance(place, Path) else lora_on_hub(place) for place in places]
-    loras = [lora for lora in found if lora is not None] if flags.lora_scale else []
+    found = [lora_of(place) for place in places] if flags.lora_scale else []
+    loras = [lora for lora in found if lora is not None]
     model = flags.pretrained_model_name_or_path or common_model(concepts)
-    _sample_settings(flags, 1, 1.0)  # what was typed is refused before a model is loaded
-    _mention_unused(concepts, flags.prompt)
+    _mention_unused(concepts, [*flags.prompt, flags.negative_prompt])
     device, dtype = placement(flags.device, flags.mixed_precision)
     pipeline = load_pipeline(model, revision=flags.revision, variant=flags.variant, dtype=dtype, device=device)
     settings = _sample_settings(flags, *documented_sampling(model, pipeline))
     load_loras(pipeline, loras, flags.lora_scale)
     for lora in loras:
         logger.info("With the LoRA %s, strength %g; leave it out with --lora_scale 0.", lora, flags.lora_scale)
-    pictures = sample(pipeline, concepts, flags.prompt, seeds, settings)
     folder = Path(flags.output_dir)
-    for number, (prompt, row) in enumerate(zip(flags.prompt, pictures, strict=True)):
-        for seed, picture in zip(seeds, row, strict=True):
-            facts = {**vars(flags), "prompt": prompt, "seed": seed, "model": model, "loras": len(loras)}
-            _write_png(picture, folder / f"prompt-{number:02d}_seed-{seed}.png", _png_facts(facts, concepts, settings))
+    written: list[Path] = []
+
+    def write(number: int, seed: int, picture: Image.Image) -> None:
+        facts = {**vars(flags), "prompt": flags.prompt[number], "seed": seed, "model": model, "loras": len(loras)}
+        file = folder / f"prompt-{number:02d}_seed-{seed}.png"
+        _write_png(picture, file, _png_facts(facts, concepts, settings))
+        written.append(file)
+
+    try:
+        pictures = sample(pipeline, concepts, flags.prompt, seeds, settings, on_picture=write)
+    except KeyboardInterrupt:
+        if not written:
+            raise
+        wanted = len(flags.prompt) * len(seeds)
+        raise KeyboardInterrupt(f"Stopped. {len(written)} of {wanted} pictures are in {folder}.") from None
     sheet = contact_sheet(pictures, row_labels=flags.prompt, column_labels=[f"seed {seed}" for seed in seeds])
     _write_png(sheet, folder / "contact_sheet.png", {})
-    logger.info("Wrote %d pictures and %s", len(flags.prompt) * len(seeds), folder / "contact_sheet.png")
+    logger.info("Wrote %d pictures and %s", len(written), folder / "contact_sheet.png")
 
 
 def _places(text: str) -> list[Path | str]:
@@ -138,6 +151,20 @@ def concept_files(path: Path) -> list[Path]:
     return inside or [path]
 
 
+def lora_of(place: Path | str) -> Path | None:
+    """Find the LoRA that was trained together with a word.
+
+    Args:
+        place: Its folder or file here, or its repository on the Hub.
+
+    Returns:
+        The LoRA's file, or None where there is none.
+    """
+    from textual_inversion_ext.pipelines.lora import lora_beside, lora_on_hub
+
+    return lora_beside(place) if isinstance(place, Path) else lora_on_hub(place)
+
+
 def _sample_settings(flags: argparse.Namespace, steps: int, guidance: float) -> SampleSettings:
     """How pictures are made: what was typed, else the model's defaults."""
     from textual_inversion_ext.pipelines.sampling import SampleSettings
@@ -152,9 +179,11 @@ def _sample_settings(flags: argparse.Namespace, steps: int, guidance: float) -> 
 
 
 def _mention_unused(concepts: Sequence[LearnedConcept], prompts: Sequence[str]) -> None:
-    text = " ".join(prompts).casefold()
+    from textual_inversion_ext.tokens import whole_word
+
+    text = "\n".join(prompts)
     for concept in concepts:
-        if concept.token.casefold() not in text:
+        if not re.search(whole_word(concept.token), text, re.IGNORECASE):
             logger.warning("notice: no prompt uses %s; write it exactly like that.", concept.token)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from textual_inversion_ext.errors import ConfigError
+from textual_inversion_ext.run_file import full_path
 
 if TYPE_CHECKING:
     import torch
 
     from textual_inversion_ext.concept import LearnedConcept
 
-__all__ = ["add_model_flags", "common_model", "placement"]
+__all__ = ["add_model_flags", "check_lora_scale", "common_model", "placement"]
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +37,19 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default=None, help="For example cuda or cpu. Default: the best there is.")
 
 
+def check_lora_scale(scale: float) -> None:
+    """Refuse a strength of LoRAs that no picture can be made with.
+
+    Args:
+        scale: What ``--lora_scale`` says.
+
+    Raises:
+        ConfigError: It is infinite or no number.
+    """
+    if not math.isfinite(scale):
+        raise ConfigError(f"--lora_scale is {scale}; it must be a finite number, such as 1, or 0 to leave LoRAs out.")
+
+
 def common_model(concepts: Sequence[LearnedConcept]) -> str:
     """The model on which the concepts were learned.
 
@@ -47,7 +62,8 @@ def common_model(concepts: Sequence[LearnedConcept]) -> str:
     Raises:
         ConfigError: The files do not name one model.
     """
-    models = sorted({concept.metadata.get("base_model", "") for concept in concepts} - {""})
+    told = sorted({concept.metadata.get("base_model", "") for concept in concepts} - {""})
+    models = [*{full_path(model): model for model in told}.values()]
     if len(models) == 1:
         return models[0]
     if not models:
@@ -70,13 +86,18 @@ def placement(device: str | None, precision: str) -> tuple[torch.device, torch.d
         Device and dtype.
 
     Raises:
-        ConfigError: There is no such device.
+        ConfigError: There is no such device, or this machine or this build of torch cannot use it.
     """
     import torch
     from accelerate import PartialState
 
     try:
         place = torch.device(device) if device else PartialState().device
-    except RuntimeError as error:
-        raise ConfigError(f"--device is {device!r}: {error}") from error
+        torch.zeros(1, device=place).cpu()  # there and back: "meta" takes tensors, too, and keeps nothing of them
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch raises all of these, device by device
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"--device is {device!r}, which cannot be used here ({reason}); give cpu, or leave it out for the best"
+            " there is."
+        ) from error
     return place, {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -27,7 +27,9 @@ MARKER = "sweep-run.json"
 
 # What the sweep itself says to the two commands.
 _OWN_FLAGS = ("output_dir", "concept", "resume_from_checkpoint", "overwrite_output_dir", "config")
-_FILE_FLAGS = ("prompts", "captions")  # flags of evaluate whose value is a file to be read
+_FILE_FLAGS = ("prompts",)  # flags of evaluate whose value is a file to be read
+# Of both commands, with another meaning in each; the other common flags (model, number format) mean the same.
+_OF_TRAIN_ALONE = frozenset({"--captions"})
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +110,7 @@ def run_sweep(runs: Sequence[SweepRun], folder: str | Path) -> SweepResult:
         told = "" if left is None else f", about {_duration(left)} left"
         logger.info("Run %d of %d%s: %s", number + 1, len(todo), told, job.name)
         try:
-            _do(job, [other for other in jobs if other.evaluation == job.evaluation])
+            _do(job, [other for other in jobs if _flags_apart(other.evaluation) == _flags_apart(job.evaluation)])
         except (KeyboardInterrupt, StorageError):
             raise  # A full disk fails the other runs too.
         except TextualInversionError as error:
@@ -123,7 +125,7 @@ def _job(run: SweepRun, folder: Path) -> _Job:
     own = [flag for flag in _OWN_FLAGS if flag in run.flags]
     if own:
         raise ConfigError(f"{run.name}: a sweep sets {own[0]} by itself; leave it out.")
-    known = [_flags_of(verb) for verb in (train, evaluate)]
+    known = [_flags_of(train), _flags_of(evaluate) - _OF_TRAIN_ALONE]
     if unknown := run.unknown(known[0] | known[1]):
         raise ConfigError(f"{run.name}: neither train nor evaluate has the flag {unknown[0]}.")
     place = folder / run.name
@@ -134,10 +136,10 @@ def _job(run: SweepRun, folder: Path) -> _Job:
 
 def _shared(jobs: Sequence[_Job]) -> list[_Job]:
     """Train once for runs that differ in their evaluation alone: in the first folder, or where it is done already."""
-    homes: dict[tuple[str, ...], Path] = {}
+    homes: dict[frozenset[tuple[str, ...]], Path] = {}
     for job in sorted(jobs, key=lambda job: not _marker(job.folder).get("trained")):
-        homes.setdefault(job.training, job.folder)
-    return [replace(job, home=homes[job.training]) for job in jobs]
+        homes.setdefault(_flags_apart(job.training), job.folder)
+    return [replace(job, home=homes[_flags_apart(job.training)]) for job in jobs]
 
 
 def _parser(verb: Verb) -> _Parser:
@@ -165,18 +167,33 @@ def _evaluate_flags(job: _Job) -> argparse.Namespace:
 def _is_done(job: _Job) -> bool:
     """Whether a run is trained and evaluated with these flags; one that was trained with others is refused."""
     marker = _marker(job.folder)
-    before = marker.get("training", list(job.training))
-    if before != list(job.training):
-        changed = " ".join(sorted(set(before) ^ set(job.training)))
+    changed = _flags_apart(marker.get("training", job.training)) ^ _flags_apart(job.training)
+    if changed:
+        told = " ".join(sorted(" ".join(flag) for flag in changed))
         raise ConfigError(
-            f"{job.folder} was trained with other flags ({changed}). Remove that folder, or give the sweep another"
+            f"{job.folder} was trained with other flags ({told}). Remove that folder, or give the sweep another"
             " --output_dir."
         )
-    if _marker(job.home).get("trained") is not True or marker.get("evaluated") != list(job.evaluation):
+    if _marker(job.home).get("trained") is not True or not _evaluated_alike(marker, job):
         return False
     # Flags are not everything: a file of prompts may say something else now, a report may be gone, words replaced.
     digests = _digests(job)
     return marker.get("files", digests) == digests and reports_fit(_evaluate_flags(job))
+
+
+def _flags_apart(arguments: Sequence[str]) -> frozenset[tuple[str, ...]]:
+    """Flags with their values: the order in which a sweep's file names them says nothing."""
+    flags: list[list[str]] = []
+    for word in arguments:
+        if word.startswith("--") or not flags:
+            flags.append([word])
+        else:
+            flags[-1].append(word)
+    return frozenset(tuple(flag) for flag in flags)
+
+
+def _evaluated_alike(marker: Mapping[str, Any], job: _Job) -> bool:
+    return "evaluated" in marker and _flags_apart(marker["evaluated"]) == _flags_apart(job.evaluation)
 
 
 def _marker(folder: Path) -> dict[str, Any]:
@@ -198,7 +215,7 @@ def _do(job: _Job, alike: Sequence[_Job]) -> None:
         marker["trained"] = True
         _write_marker(job, marker)
     for other in alike:
-        if _marker(other.folder).get("evaluated") == list(job.evaluation):
+        if _evaluated_alike(_marker(other.folder), job):
             share_pictures(other.folder, job.folder)
             break
     digests = _digests(job)

@@ -123,7 +123,7 @@ def initial_subject(pipeline: DiffusionPipeline, material: Material) -> Subject 
         samples = []  # few initializers look at the pictures
     try:
         rows = first_rows(trained.config, [trained.spec], slots, samples)
-        initial = LearnedConcept(concept.token, rows)
+        initial = LearnedConcept(concept.token, rows, concept.metadata)  # which tell how its prompts are pooled
     except TextualInversionError:  # pictures, a file or a CLIP model that it started from are not there any more
         return None
     return Subject(INITIAL_ROWS, (concept.token,), (initial,))

@@ -38,6 +38,8 @@ from textual_inversion_ext.versions import versions
 
 __all__ = ["Evaluator"]
 
+_LAST_FIRST_SEED = 2**63  # torch takes seeds below 2**64, and others follow the first
+
 
 class Evaluator:
     """Makes pictures by the rules of a protocol and scores them.
@@ -83,8 +85,10 @@ class Evaluator:
         unknown = [name for name in baselines if name not in BASELINES]
         if unknown:
             raise ConfigError(f"there is no baseline {unknown[0]!r}; the baselines are: {', '.join(BASELINES)}.")
-        if (seeds is not None and seeds < 1) or first_seed < 0:
-            raise ConfigError(f"seeds is {seeds} and first_seed {first_seed}; they must be at least 1 and 0.")
+        if seeds is not None and seeds < 1:
+            raise ConfigError(f"seeds is {seeds}; it is the number of pictures per prompt, at least 1.")
+        if not 0 <= first_seed <= _LAST_FIRST_SEED:
+            raise ConfigError(f"first_seed is {first_seed}; it must be 0 to {_LAST_FIRST_SEED}.")
         self.protocol = protocol if isinstance(protocol, Protocol) else protocol_named(protocol)
         self.metrics = None if metrics is None else tuple(metrics)
         wrong = [key for key in self.metrics or () if isinstance(key, str) and key not in METRICS]

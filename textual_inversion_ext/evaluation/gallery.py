@@ -152,12 +152,15 @@ class Gallery:
     def _identities(self, pipeline: DiffusionPipeline, wanted: Wanted) -> dict[str, str]:
         """Prompt -> fingerprint of all that its pictures depend on, but for the seed."""
         model, settings = model_fingerprint(pipeline), wanted.settings
+        # Each asked by itself: of several that differ, one warning at the making is enough.
+        pooling = {recorded_pooling([concept]) for concept in wanted.concepts}
+        pooled = ["pooled by diffusers"] if pooling == {"diffusers"} else []  # so that other pictures keep their names
         identities = {}
         for prompt in wanted.prompts:
             # Words that a prompt does not use cannot change its pictures; pictures of class words outlive a training.
             text = f"{prompt}\n{settings.negative_prompt}".casefold()
             used = [concept for concept in wanted.concepts if concept.token.casefold() in text]
-            facts = [prompt, rows_fingerprint(used), settings_facts(settings), model, wanted.key]
+            facts = [prompt, rows_fingerprint(used), settings_facts(settings), model, wanted.key, *pooled]
             identities[prompt] = fingerprint_of(facts)
         return identities
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from textual_inversion_ext.files import load_concept
 from textual_inversion_ext.pocket import CONCEPTS, render_concept
 from textual_inversion_ext.pocket.specs import SubjectSpec
 from textual_inversion_ext.run_file import load_run
+from textual_inversion_ext.tokens import whole_word
 
 __all__ = ["Material", "Trained", "load_material", "read_captions"]
 
@@ -130,7 +132,8 @@ def load_material(
     samples = _samples(concept, source, trained)
     told = tuple(dict.fromkeys(caption for sample in samples for caption in sample.captions))
     # A caption that holds the word, or {} in its place, is a sentence to learn in, not a description.
-    usable = [text for text in told if "{}" not in text and concept.token.casefold() not in text.casefold()]
+    word = re.compile(whole_word(concept.token), re.IGNORECASE)
+    usable = [text for text in told if "{}" not in text and not word.search(text)]
     facts: dict[str, Any] = {} if trained is None else {"learnable_property": trained.spec.learnable_property}
     return Material.of(
         concept,
@@ -241,8 +244,10 @@ def _opened(sample: Sample) -> Image.Image:
 
 
 def _class_word(told: Any) -> str | None:
-    """The class word that a file of ours names; else the word that training started from."""
-    word = str(told.get("class_name") or told.get("initializer") or "").strip()
+    """The class word that a file of ours names; else what training started from, if that is plain words and no file."""
+    if name := str(told.get("class_name") or "").strip():
+        return name
+    word = str(told.get("initializer") or "").strip()
     plain = bool(word) and not Path(word).suffix and all(part.isalpha() for part in word.replace("-", " ").split())
     return word if plain else None
 

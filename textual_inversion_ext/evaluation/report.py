@@ -29,6 +29,7 @@ from textual_inversion_ext.evaluation.score import (
     prompts_of,
     subjects_of,
 )
+from textual_inversion_ext.run_file import full_path
 
 __all__ = [
     "CAPTION",
@@ -208,7 +209,7 @@ class EvaluationReport:
         Raises:
             ReportError: The report is about another model.
         """
-        if self.concept.base_model != model:
+        if full_path(self.concept.base_model) != full_path(model):
             raise ReportError(
                 f"{place} is about {self.concept.token} on the model {self.concept.base_model!r}, not {model!r}."
                 f" Evaluate the concept with --pretrained_model_name_or_path {model}."

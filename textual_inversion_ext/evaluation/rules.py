@@ -11,6 +11,7 @@ from textual_inversion_ext.evaluation.protocols import Protocol, ProtocolPrompt
 from textual_inversion_ext.evaluation.protocols.protocol import Scheduler
 from textual_inversion_ext.evaluation.texts import TextMode
 from textual_inversion_ext.pipelines.sampling import SampleSettings
+from textual_inversion_ext.run_file import full_path
 
 __all__ = ["Rules", "with_class_word"]
 
@@ -54,7 +55,7 @@ class Rules:
         found, learned_on = [], material.concept.metadata.get("base_model", "")
         if len(self.seeds) != self.protocol.seeds:
             found.append(f"Pictures per prompt: {len(self.seeds)}; the protocol has {self.protocol.seeds}.")
-        if model and learned_on not in ("", "unknown", model):
+        if model and learned_on not in ("", "unknown") and full_path(learned_on) != full_path(model):
             found.append(f"The word was learned on {learned_on} and evaluated on {model}.")
         return tuple(found)
 

@@ -63,7 +63,7 @@ VIEWS: dict[str, Callable[[float], float]] = {
 
 RAW = "raw"
 """The scale of what is stored: the cosines themselves."""
-_COSINES = ("clip_image", "clip_text", "dino")
+_COSINES = ("clip_image", "clip_text", "dino", "own_similarity", "cross_similarity")
 _DECIMALS = {"percent": 2, "clipscore": 3, "torchmetrics": 2}
 
 
@@ -74,9 +74,10 @@ def is_cosine(metric: str) -> bool:
         metric: its name, the name of its backbone in it.
 
     Returns:
-        True for CLIP's image and text score and for DINO's.
+        True for CLIP's image and text score, for DINO's, and for the likeness of two words to their own and each
+        other's pictures.
     """
-    return metric.split(" (")[0] in _COSINES
+    return metric.split(" ")[0] in _COSINES
 
 
 def viewed(score: Score, scale: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import DiffusionPipeline
@@ -21,6 +21,11 @@ from textual_inversion_ext.pipelines.words.pooling import recorded_pooling
 from textual_inversion_ext.records import Conditioning
 from textual_inversion_ext.tokens import PromptEncoder
 
+OnPicture: TypeAlias = Callable[[int, int, Image.Image], None]
+"""Is told of a picture as soon as it is made: the place of its prompt, its seed, the picture."""
+
+_SIDES = 8  # what diffusers' pipelines of Stable Diffusion and SDXL ask of both sides, whatever their VAE
+
 
 @dataclass(frozen=True, slots=True)
 class SampleSettings:
@@ -30,7 +35,7 @@ class SampleSettings:
         num_inference_steps: Denoising steps.
         guidance_scale: Strength of classifier-free guidance; 1 or less turns it off.
         negative_prompt: What the pictures should not show; learned words work here too.
-        size: Width and height in pixels, or None for the model's own.
+        size: Width and height in pixels, multiples of 8, or None for the model's own.
         batch_size: Pictures at a time. It does not change them: every picture has its own noise.
     """
 
@@ -46,6 +51,9 @@ class SampleSettings:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not 0 <= self.guidance_scale < float("inf"):
             raise ConfigError(f"guidance_scale is {self.guidance_scale}; it must be 0 or more.")
+        if self.size is not None and any(side < 1 or side % _SIDES for side in self.size):
+            width, height = self.size
+            raise ConfigError(f"size is {width}x{height}; width and height must be multiples of {_SIDES}, such as 512.")
 
 
 def sample(
@@ -54,6 +62,7 @@ def sample(
     prompts: Sequence[str],
     seeds: Sequence[int] = (0,),
     settings: SampleSettings | None = None,
+    on_picture: OnPicture | None = None,
 ) -> list[list[Image.Image]]:
     """Make one picture per prompt and seed.
 
@@ -67,12 +76,14 @@ def sample(
         prompts: The prompts.
         seeds: One picture of each prompt per seed; the noise of a seed is the same on every device.
         settings: Steps, guidance, ...
+        on_picture: Is told of each picture as soon as it is made.
 
     Returns:
         A list per prompt with a picture per seed.
 
     Raises:
         ConceptError: Two concepts have the same token.
+        ConfigError: There are more steps than the model has timesteps.
         EmbeddingFileError: A concept was learned for another kind of model.
     """
     adapter = adapter_for(pipeline)
@@ -80,7 +91,7 @@ def sample(
     rows = stack_rows(adapter, concepts)
     encoders = word_encoders(adapter, concepts)
     with adapter.attached():
-        return sample_attached(adapter, encoders, rows, prompts, seeds, settings)
+        return sample_attached(adapter, encoders, rows, prompts, seeds, settings, on_picture)
 
 
 @torch.no_grad()
@@ -91,6 +102,7 @@ def sample_attached(
     prompts: Sequence[str],
     seeds: Sequence[int],
     settings: SampleSettings | None = None,
+    on_picture: OnPicture | None = None,
 ) -> list[list[Image.Image]]:
     """Like ``sample``, for rows that are live (previews while training). Call it inside ``adapter.attached()``.
 
@@ -101,11 +113,16 @@ def sample_attached(
         prompts: The prompts.
         seeds: One picture of each prompt per seed.
         settings: Steps, guidance, ...
+        on_picture: Is told of each picture as soon as it is made.
 
     Returns:
         A list per prompt with a picture per seed.
+
+    Raises:
+        ConfigError: There are more steps than the model has timesteps.
     """
     settings = settings or SampleSettings()
+    _check_steps(adapter, settings.num_inference_steps)
     jobs = [(prompt, seed) for prompt in prompts for seed in seeds]
     pictures: list[Image.Image] = []
     with _vae_on(adapter.pipeline, adapter.device):
@@ -115,6 +132,9 @@ def sample_attached(
                 part = jobs[first : first + settings.batch_size]
                 arguments |= _prompt_arguments(adapter, encoders, rows, part, settings)
                 pictures += _decode(adapter, _latents(painter, arguments, [seed for _, seed in part], settings))
+                if on_picture is not None:
+                    for place in range(first, len(pictures)):
+                        on_picture(place // len(seeds), jobs[place][1], pictures[place])
                 bar.update(len(part))
     return [pictures[first : first + len(seeds)] for first in range(0, len(pictures), max(1, len(seeds)))]
 
@@ -177,6 +197,12 @@ def word_encoders(adapter: FamilyAdapter, concepts: Sequence[LearnedConcept]) ->
                 next_id += count
         encoders[slot.key] = PromptEncoder(slot.tokenizer, placeholders)
     return encoders
+
+
+def _check_steps(adapter: FamilyAdapter, steps: int) -> None:
+    known = adapter.pipeline.scheduler.config.get("num_train_timesteps")
+    if isinstance(known, int) and steps > known:
+        raise ConfigError(f"num_inference_steps is {steps}; the model has {known} timesteps, so give 1 to {known}.")
 
 
 def _prompt_arguments(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from textual_inversion_ext.errors import ReportError
 from textual_inversion_ext.evaluation.report import REPORT_FILE, EvaluationReport
+from textual_inversion_ext.run_file import full_path
 
 __all__ = [
     "EvaluatedRun",
@@ -90,7 +91,8 @@ def difference_of(one: EvaluatedRun, other: EvaluatedRun, axes: tuple[str, str])
 
 def _rules(report: EvaluationReport, axes: tuple[str, str]) -> tuple[str, ...]:
     measured = [metric_named(report.metrics, axis) or "none" for axis in axes]
-    return (report.concept.base_model, report.protocol.name, report.protocol.text_mode, *measured)
+    model = full_path(report.concept.base_model)
+    return (model, report.protocol.name, report.protocol.text_mode, *measured)
 
 
 def metric_named(names: Sequence[str], asked: str) -> str | None:

@@ -65,6 +65,11 @@ class Table:
     rows: tuple[Row, ...]
     notices: tuple[str, ...]
 
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Tokens that any run has, in the order of the runs."""
+        return tuple(dict.fromkeys(token for row in self.rows for token in row.by_concept))
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:

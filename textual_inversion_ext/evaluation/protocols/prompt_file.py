@@ -10,6 +10,7 @@ with ``# `` are left out. A JSON file is an object::
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -68,7 +69,10 @@ def _from_object(content: dict[str, Any], path: Path, token: str | None) -> Prot
 
 def _prompt(text: str, aim: Aim, path: Path, token: str | None) -> ProtocolPrompt:
     if PLACEHOLDER not in text and token:
-        text = text.replace(token, PLACEHOLDER)
+        # Imported here: the console lists the protocols without loading torch.
+        from textual_inversion_ext.tokens import whole_word
+
+        text = re.sub(whole_word(token), PLACEHOLDER, text, flags=re.IGNORECASE)
     if text.count(PLACEHOLDER) != 1:
         word = f", or {token}" if token else ""
         raise ConfigError(
