@@ -40,6 +40,7 @@ from textual_inversion_ext.pocket.specs import SubjectSpec
 
 CAPTION_SEEDS = tuple(range(100, 108))
 SCORE_SEEDS = tuple(range(64))  # single pictures differ by 0.04 in likeness: 16 would leave 0.01 of doubt
+LEAST_WAY = 0.01  # where a caption is as much like the real pictures as they are, there is no way to close
 TRUE_PICTURES, TRUE_SEED = 48, 9_000  # fresh renderings, on which the reader's own error is measured
 EDIT_PROMPTS = (
     "a photo of {} on the beach",
@@ -234,11 +235,12 @@ def likeness_table(rows: Sequence[Row]) -> str:
     for concept in [*dict.fromkeys(row.concept for row in rows), None]:
         group = [row for row in rows if concept in (None, row.concept)]
         seeds = "all" if concept is None else " ".join(str(row.seed) for row in group)
-        closed = _way(*(_mean(group, shown[name]) for name in ("caption", "word", "real")))
+        caption, word, real = (_mean(group, shown[name]) for name in ("caption", "word", "real"))
+        closed = f"{_way(caption, word, real):.2f}" if real - caption >= LEAST_WAY else "-"
         means = [f"{_mean(group, name):.3f}" for name in shown.values()]
         ends = [*(f"{_mean(group, n):.3f}" for n in texts.values()), f"{_mean(group, 'norm'):.2f}"]
         seconds = f"{_mean(group, 'seconds'):.0f}"
-        lines.append(_line([concept or "**mean**", seeds, *means, _gain(group), f"{closed:.2f}", *ends, seconds]))
+        lines.append(_line([concept or "**mean**", seeds, *means, _gain(group), closed, *ends, seconds]))
     return "\n".join(lines)
 
 
