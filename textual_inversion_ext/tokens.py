@@ -28,7 +28,8 @@ class PromptEncoder:
     """Turns prompts with placeholders into token ids, exactly as a pipeline with the concepts loaded would.
 
     A placeholder counts where it is whole: ``mytok`` is not found in ``mytok2``, ``<a>`` is found in ``(<a>)``. The
-    longest one wins, and case does not matter unless two placeholders differ by nothing else.
+    longest one wins, and case does not matter unless two placeholders differ by nothing else. Names of single rows
+    (``<tok>_1``), which diffusers adds to the tokenizer too, are no placeholders here.
 
     Args:
         tokenizer: a pipeline's tokenizer; not changed.

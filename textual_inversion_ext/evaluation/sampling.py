@@ -13,6 +13,7 @@ from textual_inversion_ext.evaluation.protocols.protocol import Scheduler
 from textual_inversion_ext.pipelines.sampling import SampleSettings
 from textual_inversion_ext.pocket import NAME as POCKET
 from textual_inversion_ext.pocket import WEIGHTS
+from textual_inversion_ext.run_file import full_path
 
 __all__ = ["model_name", "sampled_with", "sampling_facts"]
 
@@ -24,10 +25,10 @@ def model_name(pipeline: DiffusionPipeline) -> str:
         pipeline: A loaded pipeline.
 
     Returns:
-        Hub id, folder, or "pocket"; "" for one that was put together in memory.
+        Hub id, full path of a folder, or "pocket"; "" for one that was put together in memory.
     """
     name = str(pipeline.config.get("_name_or_path") or "")
-    return POCKET if name and Path(name).resolve().is_relative_to(WEIGHTS) else name
+    return POCKET if name and Path(name).resolve().is_relative_to(WEIGHTS) else full_path(name)
 
 
 @contextmanager
