@@ -1,0 +1,39 @@
+"""Settings that have no effect without another one are mentioned, and no others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from textual_inversion_ext.config import TextualInversionConfig
+from textual_inversion_ext.recipes import RECIPES
+from textual_inversion_ext.training.idle import mention_idle
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({"shuffle_caption": True, "caption_dropout_rate": 0.1}, {"captions": "both"}),
+        ({"mask_outside_weight": 0.5}, {"masks": "alpha"}),
+        ({"per_image_share": 0.5}, {"per_image_tokens": True}),
+        ({"vmf_kappa": 1e-3}, {"parametrization": "directional"}),
+        ({"adam_weight_decay": 0.1, "parametrization": "directional"}, {"parametrization": "free"}),
+        ({"lora_alpha": 2.0}, {"lora_rank": 2}),
+        ({"plateau_patience": 50}, {"stopping": "plateau"}),
+    ],
+)
+def test_they_are_mentioned(settings: dict[str, Any], needed: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    mention_idle(TextualInversionConfig(**settings))
+    (message,) = caplog.messages
+    assert all(name in message for name in settings if name not in needed)
+    assert f"--{next(iter(needed))}" in message
+    caplog.clear()
+    mention_idle(TextualInversionConfig(**{**settings, **needed}))
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_use_what_they_set(recipe: str, caplog: pytest.LogCaptureFixture) -> None:
+    mention_idle(TextualInversionConfig(**RECIPES[recipe].settings))
+    assert not caplog.messages
