@@ -14,7 +14,13 @@ import safetensors.torch
 from tests.runs import Stop, StopAfter, rows_of, start_cli, train_flags, wait_until
 from tests.tiny import tiny_images, tiny_pipeline
 from tests.tiny_clip import tiny_twin
-from textual_inversion_ext import ConceptSpec, OutputFolderError, TextualInversionConfig, TextualInversionTrainer
+from textual_inversion_ext import (
+    CheckpointError,
+    ConceptSpec,
+    OutputFolderError,
+    TextualInversionConfig,
+    TextualInversionTrainer,
+)
 from textual_inversion_ext.cli.main import main
 from textual_inversion_ext.families import adapter_for
 from textual_inversion_ext.files import load_concept
@@ -143,6 +149,15 @@ def test_other_lessons_are_mentioned(tmp_path: Path, caplog: pytest.LogCaptureFi
     TextualInversionTrainer(TextualInversionConfig(**settings), [other], pipeline=tiny_pipeline()).train()
     assert "the pictures of <a> are not those that it was learned from" in caplog.text
     assert "learnable_property of <a> was 'object' and is now 'style'" in caplog.text
+
+
+def test_a_lora_cannot_join_a_run_that_had_none(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"output_dir": tmp_path, "max_train_steps": 2, "eval_steps": 0}
+    concept = ConceptSpec("<a>", tiny_images(3), "cat")
+    TextualInversionTrainer(TextualInversionConfig(**settings), [concept], pipeline=tiny_pipeline()).train()
+    config = TextualInversionConfig(**settings, lora_rank=2, resume_from_checkpoint="latest")
+    with pytest.raises(CheckpointError, match="its lora_rank is 0, this run's is 2"):
+        TextualInversionTrainer(config, [concept], pipeline=tiny_pipeline()).train()
 
 
 def test_a_run_that_goes_on_in_float16_has_a_loss_scale_of_its_own(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from textual_inversion_ext.training.parts import load_parts
 from textual_inversion_ext.training.processes.division import are_split, deal, launch_notices
 from textual_inversion_ext.training.processes.gathering import join_step_logs
 from textual_inversion_ext.training.state import (
+    LESSONS,
     Part,
     Progress,
     find_checkpoint,
@@ -34,7 +35,10 @@ from textual_inversion_ext.training.state import (
     save_checkpoint,
 )
 
-FACTS = {"concepts": [["<a>", 1], ["<b>", 2], ["<c>", 1]], "parametrization": "free", "optimizer": "AdamW", "seed": 0}
+FACTS = {
+    **{"concepts": [["<a>", 1], ["<b>", 2], ["<c>", 1]], "parametrization": "free", "optimizer": "AdamW", "seed": 0},
+    **{"lora_rank": 0, "lora_text_encoder_rank": 0, LESSONS: {}},
+}
 
 
 @pytest.mark.parametrize(
