@@ -37,7 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         parser: The verb's parser.
     """
     names = [concept.name for concept in OBJECTS]
-    parser.add_argument("--concept", default="clover", metavar="NAME", help=f"Which one: {', '.join(names)}.")
+    parser.add_argument("--concept", default="latte", metavar="NAME", help=f"Which one: {', '.join(names)}.")
     parser.add_argument("--output_dir", type=Path, default=Path("textual-inversion-demo"), help="Where it goes.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the training.")
     parser.add_argument("--max_train_steps", type=int, help="Train for fewer or more steps than usual.")
