@@ -90,12 +90,9 @@ class PromptEncoder:
         prompt = normalize("NFC", prompt)
         ids: list[int] = []
         position = 0
-        for match in self._pattern.finditer(prompt):
+        for match in self._found(prompt):
             ids += word_ids(self.tokenizer, prompt[position : match.start()])
-            text = match.group()
-            # `re` knows more letter cases than `casefold` (a dotted capital I); what only it finds is plain text.
-            known = self.placeholders.get(text) or self._folded.get(text.casefold())
-            ids += word_ids(self.tokenizer, text) if known is None else known
+            ids += self._rows_of(match.group())
             position = match.end()
         return ids + word_ids(self.tokenizer, prompt[position:])
 
@@ -147,7 +144,7 @@ class PromptEncoder:
         return self.tokenizer.decode([token_id for token_id in cut if token_id < len(self.tokenizer)])
 
     def placeholders_in(self, prompt: str) -> list[str]:
-        """The placeholders of a prompt, as they are written there.
+        """The placeholders of a prompt, in the letter case in which they are written there.
 
         Args:
             prompt: a text.
@@ -155,7 +152,14 @@ class PromptEncoder:
         Returns:
             All of them, in order.
         """
-        return self._pattern.findall(prompt)
+        return [match.group() for match in self._found(normalize("NFC", prompt))]
+
+    def _found(self, prompt: str) -> list[re.Match[str]]:
+        """Where placeholders are; `re` ignores more than `casefold` (the dot of a capital I), which makes none."""
+        return [match for match in self._pattern.finditer(prompt) if self._rows_of(match.group())]
+
+    def _rows_of(self, text: str) -> Sequence[int]:
+        return self.placeholders.get(text) or self._folded.get(text.casefold(), ())
 
     def _warn_cut(self, prompt: str, cut: Sequence[int]) -> None:
         """Say what a prompt loses.

@@ -51,6 +51,7 @@ def test_captions_are_read_only_where_they_are_used(folder: Path) -> None:
         (b"  a dog\r\non\ta   lawn\n\n", ("a dog on a lawn",)),
         ("ein Hündchen".encode(), ("ein Hündchen",)),
         ("ein Hündchen".encode("utf-16"), ("ein Hündchen",)),
+        ("ein Hu\u0308ndchen".encode(), ("ein H\u00fcndchen",)),
         ("a\u2028dog \ufeff".encode(), ("a dog",)),
         (b"", ()),
         (b" \n", ()),

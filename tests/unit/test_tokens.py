@@ -85,6 +85,7 @@ def test_letters_that_only_look_like_others_in_another_case_are_plain_text(clip_
     encoder = PromptEncoder(clip_tokenizer, {"<milo>": [FIRST]})
     for prompt in ("a <mılo>", "A <MİLO>"):  # `re` takes a Turkish i for an i
         assert encoder.content_ids(prompt) == word_ids(clip_tokenizer, prompt)
+        assert encoder.placeholders_in(prompt) == []
     assert FIRST in encoder.content_ids("<MILO>")
 
 
@@ -93,6 +94,7 @@ def test_letters_and_accents_spelled_apart_are_found(clip_tokenizer: CLIPTokeniz
     for token in (together, apart):
         encoder = PromptEncoder(clip_tokenizer, {token: [FIRST]})
         assert content(encoder, f"{together} {apart}") == [0, 0]
+        assert encoder.placeholders_in(f"{together} {apart}") == [together, together]
 
 
 def test_truncation_is_said_and_equals_the_tokenizers(

@@ -113,7 +113,9 @@ def own_encoders(
     Returns:
         Encoder key -> encoder; a warning names a prompt that says another concept's word.
     """
-    said = {text for encoder in encoders.values() for prompt in own.prompts for text in encoder.placeholders_in(prompt)}
+    said = {
+        text for encoder in encoders.values() for prompt in set(own.prompts) for text in encoder.placeholders_in(prompt)
+    }
     known = {word.casefold() for word in own.words}
     if strangers := sorted(text for text in said if text.casefold() not in known):
         logger.warning(

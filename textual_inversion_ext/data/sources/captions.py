@@ -16,6 +16,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from textual_inversion_ext.data.sources.found import listed
 from textual_inversion_ext.data.sources.metadata import Metadata
@@ -90,7 +91,8 @@ def clean_captions(value: Any, where: str) -> tuple[str, ...]:
         where: What to call its place in messages.
 
     Returns:
-        The captions, without line breaks and doubled white space; empty texts are left out.
+        The captions, without line breaks and doubled white space, letters and their accents in one; empty texts are
+        left out.
 
     Raises:
         DataError: It is something else than text, or text that was decoded wrongly.
@@ -102,7 +104,7 @@ def clean_captions(value: Any, where: str) -> tuple[str, ...]:
     if any("\0" in text for text in texts):
         raise DataError(f"{where} holds null characters: it is no text, or UTF-16 without its mark. Save it as UTF-8.")
     # U+FEFF: a byte order mark that was pasted into the middle of a file.
-    lines = [" ".join(text.replace("\ufeff", " ").split()) for text in texts]
+    lines = [" ".join(normalize("NFC", text).replace("\ufeff", " ").split()) for text in texts]
     return tuple(line for line in lines if line)
 
 
