@@ -24,7 +24,6 @@ from textual_inversion_ext.records import TrainingResult
 from textual_inversion_ext.training.activation import check_progressive
 from textual_inversion_ext.training.callbacks import Callback
 from textual_inversion_ext.training.divergence import divergence_error
-from textual_inversion_ext.training.idle import mention_idle
 from textual_inversion_ext.training.loop import Loop
 from textual_inversion_ext.training.methods import check_methods
 from textual_inversion_ext.training.outputs import RunFolder
@@ -36,6 +35,7 @@ from textual_inversion_ext.training.processes.group import Processes
 from textual_inversion_ext.training.setup import IN_MEMORY, build_workshop, collect_all, open_model
 from textual_inversion_ext.training.state import find_checkpoint
 from textual_inversion_ext.training.trackers import tracker_names
+from textual_inversion_ext.training.unused_settings import mention_unused
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class TextualInversionTrainer:
             initializer_of(concept, config)
         check_progressive(config, concepts)
         check_pivotal(config, concepts)
-        mention_idle(config)
+        mention_unused(config)
         self.config = config if pipeline is None else _named_after(config, pipeline)
         self.concepts = tuple(concepts)
         self.skipped_images: tuple[SkippedImage, ...] = ()

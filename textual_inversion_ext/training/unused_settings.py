@@ -71,7 +71,7 @@ _NEEDS = (
 )
 
 
-def mention_idle(config: TextualInversionConfig) -> None:
+def mention_unused(config: TextualInversionConfig) -> None:
     """Say which settings a run has no use for.
 
     Args:

@@ -8,7 +8,7 @@ import pytest
 
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.recipes import RECIPES
-from textual_inversion_ext.training.idle import mention_idle
+from textual_inversion_ext.training.unused_settings import mention_unused
 
 
 @pytest.mark.parametrize(
@@ -24,16 +24,16 @@ from textual_inversion_ext.training.idle import mention_idle
     ],
 )
 def test_they_are_mentioned(settings: dict[str, Any], needed: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
-    mention_idle(TextualInversionConfig(**settings))
+    mention_unused(TextualInversionConfig(**settings))
     (message,) = caplog.messages
     assert all(name in message for name in settings if name not in needed)
     assert f"--{next(iter(needed))}" in message
     caplog.clear()
-    mention_idle(TextualInversionConfig(**{**settings, **needed}))
+    mention_unused(TextualInversionConfig(**{**settings, **needed}))
     assert not caplog.messages
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_use_what_they_set(recipe: str, caplog: pytest.LogCaptureFixture) -> None:
-    mention_idle(TextualInversionConfig(**RECIPES[recipe].settings))
+    mention_unused(TextualInversionConfig(**RECIPES[recipe].settings))
     assert not caplog.messages
