@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from tests.runs import ROOT
 from textual_inversion_ext.data.prompts.templates import PHOTO_TEMPLATES
 from textual_inversion_ext.pocket import CONCEPTS, OBJECTS, STYLES, render_concept
 from textual_inversion_ext.pocket import vocabulary as words
@@ -221,6 +223,13 @@ def test_concepts_are_in_between_and_have_five_pictures() -> None:
         assert len({picture.tobytes() for picture in pictures}) == 5
         assert [p.tobytes() for p in render_concept(name)] == [p.tobytes() for p in pictures]
         assert render_concept(name, seed=9)[0].tobytes() != pictures[0].tobytes()
+
+
+@pytest.mark.parametrize("name", CONCEPTS)
+def test_the_example_folders_show_the_concepts(name: str) -> None:
+    files = sorted((ROOT / "examples" / "concepts" / name).iterdir())
+    shown = [Image.open(file).convert("RGB").tobytes() for file in files]
+    assert shown == [picture.tobytes() for picture in render_concept(name)]
 
 
 def test_the_fullest_description_names_everything_there_is_a_word_for() -> None:
