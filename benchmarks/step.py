@@ -1,6 +1,7 @@
 """What a training step costs beside a bare forward and backward pass of the denoiser, measured in one process.
 
-"Bare" is the denoiser as training sets it up, "as loaded" as diffusers' ``from_pretrained`` gives it.
+"Bare" is the denoiser as training sets it up, "as loaded" as diffusers' ``from_pretrained`` gives it. Timed is one
+after another, as in a training, and as many at once as steps draw their noise for together.
 
     python -m benchmarks.step                                     # the pocket world, batch 1, 4 and 16
     python -m benchmarks.step --model sd15 --device cuda --dtype bf16 --batch_sizes 1 4 8
@@ -29,6 +30,7 @@ from textual_inversion_ext import ConceptSpec, TextualInversionConfig
 from textual_inversion_ext.config import Precision
 from textual_inversion_ext.pipelines.quiet import move
 from textual_inversion_ext.pocket import load_pipeline, render_concept
+from textual_inversion_ext.training.draws import AHEAD_STEPS
 from textual_inversion_ext.training.processes.group import Processes
 from textual_inversion_ext.training.setup import build_workshop, collect_all, open_model
 
@@ -108,12 +110,13 @@ class Case:
         self.count += 1
 
     def timed(self, work: Callable[[], None]) -> float:
-        """Seconds of one call, the device's queue emptied before and after."""
+        """Seconds of a call, mean of several in a row, the device's queue emptied before and after."""
         self._wait()
         start = time.perf_counter()
-        work()
+        for _ in range(AHEAD_STEPS):
+            work()
         self._wait()
-        return time.perf_counter() - start
+        return (time.perf_counter() - start) / AHEAD_STEPS
 
     def _pass(self, unet: Any) -> None:
         self.states.grad = None
@@ -144,7 +147,7 @@ def compare(case: Case, work: Callable[[], None], repeats: int) -> tuple[float, 
     Args:
         case: What is measured.
         work: What a step is compared with.
-        repeats: How often.
+        repeats: How often, several of each in a row.
 
     Returns:
         Medians: seconds of the work, seconds of a step, and the ratio of a step to the work before it.
@@ -184,7 +187,7 @@ def main() -> None:
         "--dtype", choices=("no", "fp16", "bf16"), default="no", help="precision of the frozen networks"
     )
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=15)
     arguments = parser.parse_args()
     heads = ["batch", "as loaded ms", "bare ms", "step ms", "step / bare", "step / as loaded"]
     heads += ["steps/s", "peak memory", "share of matrix rate"]

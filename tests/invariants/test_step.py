@@ -210,6 +210,20 @@ def test_draws_repeat_whatever_was_drawn_before() -> None:
     assert not torch.equal(later.noise, other.noise)
 
 
+@pytest.mark.parametrize(("steps", "most_bytes"), [(1, 2**20), (3, 2**20), (8, 0)])
+def test_draws_are_the_same_however_many_steps_are_drawn_at_once(
+    steps: int, most_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = tiny_run([CORGI, CLOCK], config=TextualInversionConfig(timestep_sampling="stratified")).draws
+    monkeypatch.setattr("textual_inversion_ext.training.draws.AHEAD_STEPS", steps)
+    monkeypatch.setattr("textual_inversion_ext.training.draws.AHEAD_BYTES", most_bytes)
+    found = tiny_run([CORGI, CLOCK], config=TextualInversionConfig(timestep_sampling="stratified")).draws
+    for concepts, clocks in [*(((0, 1), (step, step + 5)) for step in range(10)), ((1,), (3,)), ((0, 1), (10, 4))]:
+        for one, other in zip(wanted.draw(concepts, clocks), found.draw(concepts, clocks), strict=True):
+            for name in ("image", "prompt", "u", "noise", "posterior_noise"):
+                assert torch.equal(getattr(one, name), getattr(other, name)), (name, clocks)
+
+
 def test_prompts_and_flips_are_drawn_from_all() -> None:
     run = tiny_run([CORGI], batch_size=400, config=TextualInversionConfig(flip_p=0.5))
     (draws,) = run.draws.draw((0,), (0,))
