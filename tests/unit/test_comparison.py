@@ -215,6 +215,13 @@ def test_other_references_are_mentioned() -> None:
     assert table.notices.count("few") == 1
 
 
+@pytest.mark.parametrize(("likeness", "mentioned"), [(0.9002, 0), (0.85, 1)])
+def test_as_many_other_references_are_mentioned(likeness: float, mentioned: int) -> None:
+    told = [{"real pictures": ([each], [])} for each in (0.9, likeness)]
+    table = only_table(compare([run(str(n), report([0.6], [0.5], baselines=own)) for n, own in enumerate(told)]))
+    assert sum("different real pictures" in notice for notice in table.notices) == mentioned
+
+
 def test_a_run_is_read_from_its_folder_its_file_or_its_concepts(tmp_path: Path) -> None:
     single, several = tmp_path / "single", tmp_path / "several"
     report([0.6], [0.5]).save(single / "evaluation" / "report.json")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from textual_inversion_ext.errors import ReportError
-from textual_inversion_ext.evaluation.report import REPORT_FILE, EvaluationReport
+from textual_inversion_ext.evaluation.report import REAL_PICTURES, REPORT_FILE, EvaluationReport
 from textual_inversion_ext.run_file import full_path
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
 _RULES = ("model", "protocol", "text mode", "reconstruction metric", "editability metric")
 # Settings that say how fast or where pictures were made, not which pictures come out.
 _WITHOUT_EFFECT = frozenset({"batch_size", "device"})
+_ROUNDING = 1e-3  # another device or precision gives the same pictures other scores, by less than this
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +188,21 @@ def notices_of(runs: Sequence[EvaluatedRun], concepts: Sequence[str]) -> tuple[s
         for token, found in counts.items()
         if len(found) > 1
     ]
+    notices += [
+        f"{token} was compared with different real pictures: among themselves they are unlike in the runs."
+        for token in _of_other_pictures(runs)
+        if len(counts[token]) == 1
+    ]
     # What one report says about itself (fewer samples than the paper's) holds for the table it is in.
     notices += dict.fromkeys(note for run in runs for report in run.reports for note in report.notes)
     return tuple(notices)
+
+
+def _of_other_pictures(runs: Sequence[EvaluatedRun]) -> list[str]:
+    """Find concepts whose real pictures, where they were scored, are not the same ones in all runs."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for report in (report for run in runs for report in run.reports):
+        for metric in report.metrics:
+            if (score := report.score(metric, REAL_PICTURES)) is not None:
+                found.setdefault((report.concept.token, metric), []).append(score.mean)
+    return list(dict.fromkeys(token for (token, _), means in found.items() if max(means) - min(means) > _ROUNDING))
