@@ -209,6 +209,13 @@ def test_a_pipeline_that_was_handed_over_still_makes_pictures(precision: str, tm
     assert pipeline("a cat", num_inference_steps=1).images
 
 
+def test_gradient_checkpointing_of_the_users_own_stays_on(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline()
+    pipeline.unet.enable_gradient_checkpointing()
+    train(tmp_path, pipeline=pipeline)
+    assert pipeline.unet.is_gradient_checkpointing
+
+
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
     pipeline = tiny_pipeline()
     pipeline.tokenizer.add_tokens([f"more{number}" for number in range(50)])

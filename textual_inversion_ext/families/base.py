@@ -66,6 +66,7 @@ class FamilyAdapter(ABC):
             module.requires_grad_(False)
             module.eval()
         self._embeddings: dict[str, RowEmbedding] = {}
+        self._recomputes = False  # whether gradient checkpointing was switched on here
 
     # ---- what a family says
 
@@ -212,6 +213,8 @@ class FamilyAdapter(ABC):
     def give_back(self) -> None:
         """Leave a pipeline in which everything is in one place and of one dtype, so that it can make pictures."""
         move(self.pipeline.vae, self.device, self.dtype)
+        if not self._recomputes:
+            return
         denoiser: Any = self.denoiser
         denoiser.disable_gradient_checkpointing()
         for module in self._checkpointed():
@@ -259,6 +262,7 @@ class FamilyAdapter(ABC):
         recompute = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
         denoiser: Any = self.denoiser
         denoiser.enable_gradient_checkpointing(recompute)
+        self._recomputes = True
         for module in self._checkpointed():
             module.gradient_checkpointing = True
             module._gradient_checkpointing_func = recompute
