@@ -65,6 +65,12 @@ def test_files_that_someone_may_have_meant_as_pictures_are_mentioned(
     assert "clip.mp4" in caplog.text
 
 
+def test_a_column_of_a_folder_is_mentioned(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    samples, _ = collect_samples(spec(folder), TextualInversionConfig(image_column="photo"))
+    assert len(samples) == 3
+    assert "--image_column photo names a column of a data set" in caplog.text
+
+
 def test_samples_know_their_picture(folder: Path) -> None:
     samples, skipped = collect_samples(spec(folder), concept=4)
     assert not skipped and {sample.concept for sample in samples} == {4}

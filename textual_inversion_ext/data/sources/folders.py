@@ -134,6 +134,11 @@ def _find_in_folder(folder: Path, wanted: Wanted) -> Iterator[FoundPicture]:
     if strangers:
         logger.warning("%s: passed over, not a kind of picture that is read: %s", folder, listed(strangers))
     _mention_masks(len(masks), wanted)
+    if wanted.image_column is not None:
+        logger.warning(
+            "notice: --image_column %s names a column of a data set; %s is a folder, and all of its pictures are used.",
+            *(wanted.image_column, folder),
+        )
     if wanted.captions:
         beside.captions(folder).mention_strangers()
     for picture in pictures:
