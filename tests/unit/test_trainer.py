@@ -209,6 +209,13 @@ def test_a_pipeline_that_was_handed_over_still_makes_pictures(precision: str, tm
     assert pipeline("a cat", num_inference_steps=1).images
 
 
+def test_a_pipeline_that_was_handed_over_is_given_back_after_a_failed_start(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline().to(torch.bfloat16)
+    with pytest.raises(ConceptError):
+        train(tmp_path, spec(initializer="no such word"), pipeline=pipeline, mixed_precision="bf16")
+    assert len({parameter.dtype for name in ("vae", "unet") for parameter in getattr(pipeline, name).parameters()}) == 1
+
+
 def test_gradient_checkpointing_of_the_users_own_stays_on(tmp_path: Path) -> None:
     pipeline = tiny_pipeline()
     pipeline.unet.enable_gradient_checkpointing()
@@ -350,6 +357,48 @@ def test_an_output_folder_with_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputFolderError, match="overwrite_output_dir"):
         train(tmp_path, seed=1)
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("file", "settings"),
+    [
+        ("pytorch_lora_weights.safetensors", {}),
+        ("checkpoint-2/optimizer.bin", {}),
+        ("tok.safetensors", {}),
+        ("learned_embeds-steps-500.safetensors", {"resume_from_checkpoint": "latest"}),
+        ("model_index.json", {"save_as_full_pipeline": True}),
+    ],
+)
+def test_files_of_another_program_are_not_replaced(file: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    place = tmp_path / "out" / file
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"mine")
+    with pytest.raises(OutputFolderError, match=file.split("/")[0]):
+        train(tmp_path, **settings)
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [place]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_of_another_program_that_are_not_in_the_way_are_kept(overwrite: bool, tmp_path: Path) -> None:
+    kept = [tmp_path / "out" / name for name in ("pytorch_lora_weights_v1.safetensors", "previews/step-000002.png")]
+    for file in kept:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"mine")
+    train(tmp_path, overwrite_output_dir=overwrite)
+    assert [file.read_bytes() for file in kept] == [b"mine", b"mine"]
+
+
+def test_several_concepts_do_not_replace_the_run_of_one_of_them(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    train(tmp_path, output_dir=out / "tok")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(OutputFolderError, match=r"tok/config\.json"):
+        train(tmp_path, spec("<tok>"), spec("<other>"))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    train(tmp_path, spec("<tok>"), spec("<other>"), overwrite_output_dir=True)
+    assert sorted(path.name for path in (out / "tok").iterdir()) == [
+        *("config.json", "learned_embeds.safetensors", "tok.safetensors"),
+    ]
 
 
 def test_overwriting_removes_the_old_run_and_nothing_else(tmp_path: Path) -> None:

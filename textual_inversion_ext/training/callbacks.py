@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import IO, Any
 
 from accelerate import Accelerator
@@ -131,8 +132,7 @@ class StepLogFile(Callback):
     def on_start(self, run: Run) -> None:
         """Drop what was logged after the checkpoint, then open the file; see the base class."""
         path = run.folder.step_log
-        kept = [line for line in read_step_log(path) if line["step"] <= run.progress.step]
-        atomic_write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+        trim_step_log(path, run.progress.step)
         self._file = path.open("a", encoding="utf-8")
 
     def on_log(self, run: Run, entry: LogEntry) -> None:
@@ -153,6 +153,20 @@ class StepLogFile(Callback):
         """Close the file; see the base class."""
         if self._file is not None:
             self._file.close()
+
+
+def trim_step_log(path: Path, step: int) -> None:
+    """Drop what was logged after a step.
+
+    Args:
+        path: The step log; may be missing.
+        step: The last step that is kept.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    kept = [line for line in read_step_log(path) if line["step"] <= step]
+    atomic_write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 
 
 def read_step_log(path: Any) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -17,18 +16,24 @@ from textual_inversion_ext.errors import ConfigError, OutputFolderError, Storage
 from textual_inversion_ext.pipelines.lora import LORA_FILE
 from textual_inversion_ext.placeholders import file_stem
 from textual_inversion_ext.run_file import load_run, located, save_run
-from textual_inversion_ext.training.state import PART, checkpoints_in, trajectory
+from textual_inversion_ext.training.clearing import (
+    EMBEDDINGS,
+    PER_IMAGE,
+    STEP_LOG,
+    clear_embeddings,
+    clear_lora,
+    clear_pipeline,
+    clear_progress,
+    remove_empty,
+)
+from textual_inversion_ext.training.state import PART, checkpoints_in, is_checkpoint_name, trajectory
+
+__all__ = ["DIFFUSERS_FILE", "PER_IMAGE", "STEP_LOG", "RunFolder"]
 
 logger = logging.getLogger(__name__)
 
-STEP_LOG = "steps.jsonl"
-"""Name of the step log."""
-
 DIFFUSERS_FILE = "learned_embeds.safetensors"
 """File name that diffusers' ``load_textual_inversion(folder)`` looks for."""
-
-PER_IMAGE = "per_image"
-"""Folder of the words of single pictures, beside their concept."""
 
 
 class RunFolder:
@@ -133,13 +138,13 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise OutputFolderError(f"output_dir {self.path} is a file; give the name of a folder.")
-        if config.overwrite_output_dir or not self.holds_run():
-            return
-        if self._begins_again(config) if checkpoint is None else self.continues(checkpoint, config):
+        found = [] if config.overwrite_output_dir else self._found(config)
+        if not found or (self._begins_again(config) if checkpoint is None else self.continues(checkpoint, config)):
             return
         raise OutputFolderError(
-            f"output_dir {self.path} already holds a run ({', '.join(self._found()[:4])}). Choose another --output_dir,"
-            " continue that run with --resume_from_checkpoint latest, or replace it with --overwrite_output_dir."
+            f"output_dir {self.path} already holds a run, or files that this one would replace"
+            f" ({', '.join(found[:4])}). Choose another --output_dir, continue that run with --resume_from_checkpoint"
+            " latest, or replace it with --overwrite_output_dir."
         )
 
     def continues(self, checkpoint: Path, config: TextualInversionConfig) -> bool:
@@ -164,7 +169,7 @@ class RunFolder:
         """Whether "latest" found nothing because this same run was stopped before its first checkpoint."""
         if config.resume_from_checkpoint != "latest" or self._finished():
             return False
-        return not self.config_file.exists() or set(self._recorded()[1]) == set(self._folder_of)
+        return set(self._recorded()[1]) == set(self._folder_of)
 
     def _finished(self) -> bool:
         """Whether final embedding files are there, of one concept or of several."""
@@ -172,15 +177,7 @@ class RunFolder:
 
     def _recorded(self) -> tuple[TextualInversionConfig | None, list[str]]:
         """Settings and tokens of the run that the folder holds; none if they are not ours or damaged."""
-        try:
-            recorded, concepts = load_run(self.config_file)
-            return recorded, [str(concept["placeholder_token"]) for concept in concepts]
-        except (ConfigError, KeyError, TypeError):
-            return None, []
-
-    def holds_run(self) -> bool:
-        """Whether some run has written here."""
-        return bool(self._found())
+        return _recorded_in(self.config_file)
 
     def start(self, config: TextualInversionConfig, concepts: Sequence[ConceptSpec], *, keep: bool) -> None:
         """Make the folder ready: remove what an overwritten run left, write ``config.json``.
@@ -218,32 +215,48 @@ class RunFolder:
         for old in self.checkpoints()[: -limit or None] if limit else ():
             shutil.rmtree(old, ignore_errors=True)
 
-    def drop_later(self, step: int) -> None:
+    def drop_later(self, step: int, tokens: Sequence[str]) -> None:
         """Remove the checkpoints and snapshots of steps that a resumed run does anew; "latest" would find the old ones.
 
         Args:
             step: Optimizer steps done where the run goes on.
+            tokens: The concepts whose steps these are: all of the run, or those of one process.
         """
-        later = [folder for folder in self.checkpoints() if _step_in(folder) > step]
-        if later:
-            logger.warning(
-                "notice: going on from step %d; %s, of later steps that are done anew, %s removed.",
-                step,
-                ", ".join(folder.name for folder in later),
-                "is" if len(later) == 1 else "are",
-            )
-        for folder in later:
-            shutil.rmtree(folder, ignore_errors=True)
-        for folder in dict.fromkeys([self.path, *self._folder_of.values()]):
-            for file in folder.glob("*-steps-*.safetensors"):
+        _drop_checkpoints(self._home, step)
+        for token in tokens:
+            for file in self._folder_of[token].glob("*-steps-*.safetensors"):
                 if _step_in(file) > step:
                     file.unlink(missing_ok=True)
 
-    def _found(self) -> list[str]:
-        """Names of the files that only a run writes."""
-        names = [file.name for file in (self.config_file, self.step_log) if file.exists()]
-        names += sorted(file.name for file in self.path.glob("learned_embeds*.safetensors"))
-        return names + [folder.name for folder in (*self.checkpoints(), *self._process_folders())]
+    def leave(self, checkpoint: Path) -> tuple[Path, int] | None:
+        """Remove the checkpoints after the one that the run goes on from, where other processes than now wrote it.
+
+        Args:
+            checkpoint: The checkpoint's folder, or the folder of a run.
+
+        Returns:
+            The step log of those processes, and the step after which it no longer holds; None where there is no log,
+            or the checkpoint lies elsewhere.
+        """
+        home, step = checkpoint.parent, _step_in(checkpoint)
+        if home.resolve() not in [folder.resolve() for folder in (self.path, *self._process_folders())]:
+            return None
+        _drop_checkpoints(home, step)
+        log = home / STEP_LOG
+        return (log, step) if log.exists() else None
+
+    def _found(self, config: TextualInversionConfig) -> list[str]:
+        """Names of the files that a run has written here, and of others in the place of those that this one writes."""
+        found = [self.config_file, self.step_log, self.path / LORA_FILE]
+        for token, folder in self._folder_of.items():
+            found += [folder / self.config_file.name, folder / STEP_LOG, folder / f"{file_stem(token)}.safetensors"]
+            found += [*sorted(folder.glob(EMBEDDINGS)), *checkpoints_in(folder)]
+        found += sorted(self.path.glob(EMBEDDINGS))
+        found += [folder for folder in sorted(self.path.glob("*")) if is_checkpoint_name(folder.name)]
+        if config.save_as_full_pipeline:
+            found.append(self.path / DiffusionPipeline.config_name)
+        existing = [place for place in (*found, *self._process_folders()) if place.exists()]
+        return list(dict.fromkeys(place.relative_to(self.path).as_posix() for place in existing))
 
     def process_step_logs(self) -> list[Path]:
         """Step logs of processes that trained concepts of their own."""
@@ -262,57 +275,59 @@ class RunFolder:
     def _clear(self) -> None:
         """Remove the files of an older run, and nothing that it did not write."""
         recorded, tokens = self._recorded()
-        if recorded is not None and recorded.save_as_full_pipeline:
-            _clear_pipeline(self.path)
         names = [file_stem(token) for token in tokens]
-        folders = [self.path, *(self.path / name for name in names if (self.path / name).is_dir())]
-        for folder in folders:
-            files = [*folder.glob("learned_embeds*.safetensors"), *folder.glob(f"{Path(LORA_FILE).stem}*.safetensors")]
-            files += [*(folder / f"{name}.safetensors" for name in names)]
-            for file in files:
-                file.unlink(missing_ok=True)
-            _clear_image_words(folder / PER_IMAGE)
-        for folder in folders[1:]:
-            (folder / self.config_file.name).unlink(missing_ok=True)
-            if not any(folder.iterdir()):
-                folder.rmdir()
-        for file in (self.config_file, *self.previews.glob("*.png")):
-            file.unlink(missing_ok=True)
-        _clear_progress(self.path)
+        clear_embeddings(self.path, names)
+        if recorded is not None:
+            clear_lora(self.path)
+            for file in self.previews.glob("step-*.png"):
+                file.unlink()
+            if recorded.save_as_full_pipeline:
+                clear_pipeline(self.path)
+        own = [folder for folder in self._folder_of.values() if folder != self.path]
+        for folder in dict.fromkeys([*(self.path / name for name in names), *own]):
+            self._clear_concept(folder)
+        self.config_file.unlink(missing_ok=True)
+        clear_progress(self.path)
         for home in self._process_folders():
-            _clear_progress(home)
-            if not any(home.iterdir()):
-                home.rmdir()
+            clear_progress(home)
+            remove_empty(home)
+
+    def _clear_concept(self, folder: Path) -> None:
+        """Remove what one concept of an older run left in a folder of its own, or a run of this concept alone."""
+        file = folder / self.config_file.name
+        if _recorded_in(file)[0] is None:
+            return
+        clear_embeddings(folder, [folder.name])
+        clear_lora(folder)
+        clear_progress(folder)
+        file.unlink()
+        remove_empty(folder)
+
+
+def _recorded_in(file: Path) -> tuple[TextualInversionConfig | None, list[str]]:
+    """Settings and tokens that a ``config.json`` holds; none if it is not ours or damaged."""
+    try:
+        recorded, concepts = load_run(file)
+        return recorded, [str(concept["placeholder_token"]) for concept in concepts]
+    except (ConfigError, KeyError, TypeError):
+        return None, []
+
+
+def _drop_checkpoints(home: Path, step: int) -> None:
+    """Remove the checkpoints after a step."""
+    later = [folder for folder in checkpoints_in(home) if _step_in(folder) > step]
+    if later:
+        logger.warning(
+            "notice: going on from step %d; %s, of later steps that are done anew, %s removed.",
+            step,
+            ", ".join(folder.name for folder in later),
+            "is" if len(later) == 1 else "are",
+        )
+    for folder in later:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _step_in(path: Path) -> int:
     """The step that a checkpoint's or a snapshot's name ends in; -1 for other names."""
     number = path.stem.rpartition("-")[2]
     return int(number) if number.isdecimal() else -1
-
-
-def _clear_progress(home: Path) -> None:
-    """Remove step log and checkpoints."""
-    (home / STEP_LOG).unlink(missing_ok=True)
-    for checkpoint in checkpoints_in(home):
-        shutil.rmtree(checkpoint)
-
-
-def _clear_pipeline(home: Path) -> None:
-    """Remove a model that was saved whole: the old word is built into it."""
-    index = home / DiffusionPipeline.config_name
-    if not index.exists():
-        return
-    for name, value in json.loads(index.read_text(encoding="utf-8")).items():
-        if isinstance(value, list) and (home / name).is_dir():
-            shutil.rmtree(home / name)
-    index.unlink()
-
-
-def _clear_image_words(home: Path) -> None:
-    """Remove the words of single pictures, and their folders where nothing else is in them."""
-    for folder in [*home.glob("*/"), home]:
-        for file in folder.glob("learned_embeds*.safetensors"):
-            file.unlink()
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()

@@ -261,6 +261,18 @@ def _latest(folder: Path) -> Path | None:
     return parts[0] if parts and parts[0].parent == folder and len(parts) == 1 else folder if parts else None
 
 
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a checkpoint of some step, here or of another program, may be called that.
+
+    Args:
+        name: Of a folder.
+
+    Returns:
+        True for ``checkpoint-500`` and the like.
+    """
+    return _NAME.fullmatch(name) is not None
+
+
 def checkpoints_in(folder: Path) -> list[Path]:
     """The checkpoints of a folder.
 

@@ -22,7 +22,7 @@ from textual_inversion_ext.initializers import initializer_of
 from textual_inversion_ext.pipelines.loading import save_full_pipeline
 from textual_inversion_ext.records import TrainingResult
 from textual_inversion_ext.training.activation import check_progressive
-from textual_inversion_ext.training.callbacks import Callback
+from textual_inversion_ext.training.callbacks import Callback, trim_step_log
 from textual_inversion_ext.training.divergence import divergence_error
 from textual_inversion_ext.training.loop import Loop
 from textual_inversion_ext.training.methods import check_methods
@@ -103,13 +103,13 @@ class TextualInversionTrainer:
         samples, skipped = collect_all(config, processes.own)
         self.skipped_images = tuple(processes.joined(skipped))
         adapter = open_model(config, self._pipeline, processes.accelerator.device)
-        continued = tokens_with_rows(checkpoint, config) if checkpoint is not None else ()
-        workshop = build_workshop(config, processes.own, samples, adapter, processes, continued)
-        folder = RunFolder(config.output_dir, self.concepts, processes.part)
-        loop = Loop(config, processes.own, workshop, folder, processes, self._callbacks)
-        loop.begin(checkpoint)
-        self._start_folder(whole, folder, processes, checkpoint, loop.progress.step)
         try:
+            continued = tokens_with_rows(checkpoint, config) if checkpoint is not None else ()
+            workshop = build_workshop(config, processes.own, samples, adapter, processes, continued)
+            folder = RunFolder(config.output_dir, self.concepts, processes.part)
+            loop = Loop(config, processes.own, workshop, folder, processes, self._callbacks)
+            loop.begin(checkpoint)
+            self._start_folder(whole, folder, processes, checkpoint, loop.progress.step)
             loop.run()
         finally:
             self._mention_skipped()
@@ -181,8 +181,10 @@ class TextualInversionTrainer:
             )
         keep = checkpoint is not None and whole.continues(checkpoint, self.config)
         if keep and processes.writes:
-            folder.drop_later(step)
+            folder.drop_later(step, [concept.placeholder_token for concept in processes.own])
         if processes.is_main:
+            if keep and checkpoint is not None and (log := whole.leave(checkpoint)) is not None:
+                trim_step_log(*log)
             whole.start(self.config, self.concepts, keep=keep)
             if keep and not processes.split:
                 join_step_logs(whole)
