@@ -61,6 +61,20 @@ def test_a_style_is_not_put_in_the_place_of_its_class() -> None:
     assert with_word("a painting of a cat", STYLE) == "a painting of a cat, in the style of <tok>"
 
 
+@pytest.mark.parametrize(
+    ("token", "fields", "caption", "prompt"),
+    [
+        ("zzyx", {"class_name": "dog "}, "a dog on grass", "a zzyx on grass"),
+        ("zzyx", {"initializer": " dog"}, "a dog on grass", "a zzyx on grass"),
+        ("zzyx", {"class_name": "cafe\u0301"}, "the caf\u00e9 at night", "the zzyx at night"),
+        ("istanbul", {"class_name": "cat"}, "a cat in \u0130stanbul", "a istanbul in \u0130stanbul"),
+        ("zzyx", {"class_name": " "}, "a dog on grass", "zzyx, a dog on grass"),
+    ],
+)
+def test_words_are_found_as_prompts_are_read(token: str, fields: dict[str, str], caption: str, prompt: str) -> None:
+    assert with_word(caption, ConceptSpec(token, [], **{"initializer": "cat", **fields})) == prompt
+
+
 def test_tags_change_places_and_drop_out_but_not_the_word() -> None:
     chance = random.Random(0)
     prompt = "red, <tok>, big, on grass"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from unicodedata import normalize
 
 from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.tokens import whole_word
@@ -30,7 +31,7 @@ def with_word(caption: str, spec: ConceptSpec) -> str:
         A prompt.
     """
     token = spec.placeholder_token
-    if re.search(whole_word(token), caption, re.IGNORECASE):
+    if _places(token, caption):
         return caption
     if "{}" in caption:
         return caption.replace("{}", token, 1)
@@ -38,9 +39,16 @@ def with_word(caption: str, spec: ConceptSpec) -> str:
         return f"{caption}, in the style of {token}"
     for word in (spec.class_name, spec.initializer):
         # A plural is another word: "two dogs" says more than the placeholder alone would.
-        if word and (found := re.search(whole_word(word), caption, re.IGNORECASE)):
-            return caption[: found.start()] + token + caption[found.end() :]
+        if places := _places((word or "").strip(), caption):
+            return caption[: places[0].start()] + token + caption[places[0].end() :]
     return f"{token}, {caption}"
+
+
+def _places(word: str, text: str) -> list[re.Match[str]]:
+    """Where a word stands; `re` ignores more than `casefold`, as prompts are read by (the dot of a capital I)."""
+    word = normalize("NFC", word)
+    found = re.finditer(whole_word(word), text, re.IGNORECASE) if word else ()
+    return [match for match in found if match.group().casefold() == word.casefold()]
 
 
 def varied(prompt: str, token: str, *, shuffle: bool, tag_dropout: float, chance: random.Random) -> str:
