@@ -236,3 +236,27 @@ def test_the_echo_of_a_signal_is_not_a_second_wish(monkeypatch: pytest.MonkeyPat
         signal.raise_signal(signal.SIGTERM)
         assert guard.requested
         signal.raise_signal(signal.SIGINT)
+
+
+def test_going_on_leaves_alone_what_other_processes_wrote(tmp_path: Path) -> None:
+    """Steps of two processes that train concepts of their own are not the same steps."""
+    concepts = [ConceptSpec(token, tmp_path) for token in ("<a>", "<b>")]
+    files = {
+        token: tmp_path / token / f"learned_embeds-steps-{step}.safetensors" for token, step in (("a", 4), ("b", 24))
+    }
+    for file in files.values():
+        file.parent.mkdir()
+        file.write_bytes(b"rows")
+    RunFolder(tmp_path, concepts, 0).drop_later(3, ["<a>"])
+    assert [file.exists() for file in files.values()] == [False, True]
+
+
+def test_going_back_to_a_checkpoint_of_other_processes_drops_what_came_after_it(tmp_path: Path) -> None:
+    for step in (2, 4, 6):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "state.json").write_text("{}")
+    (tmp_path / "steps.jsonl").touch()
+    folder = RunFolder(tmp_path, [ConceptSpec(token, tmp_path) for token in ("<a>", "<b>")])
+    assert folder.leave(tmp_path / "checkpoint-2") == (tmp_path / "steps.jsonl", 2)
+    assert [place.name for place in folder.checkpoints()] == ["checkpoint-2"]
+    assert folder.leave(tmp_path) is None and folder.leave(tmp_path.parent / "other" / "checkpoint-2") is None
