@@ -160,6 +160,16 @@ def test_a_lora_cannot_join_a_run_that_had_none(tmp_path: Path) -> None:
         TextualInversionTrainer(config, [concept], pipeline=tiny_pipeline()).train()
 
 
+def test_a_lora_cannot_go_on_in_other_layers(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"output_dir": tmp_path, "max_train_steps": 1, "eval_steps": 0, "lora_layers": "to_q"}
+    settings |= {"lora_rank": 2}
+    concept = ConceptSpec("<a>", tiny_images(3), "cat")
+    TextualInversionTrainer(TextualInversionConfig(**settings), [concept], pipeline=tiny_pipeline()).train()
+    settings |= {"resume_from_checkpoint": "latest", "lora_layers": "to_out.0"}
+    with pytest.raises(CheckpointError, match=r"its lora_layers is to_q, this run's is to_out\.0"):
+        TextualInversionTrainer(TextualInversionConfig(**settings), [concept], pipeline=tiny_pipeline()).train()
+
+
 def test_a_run_that_goes_on_in_float16_has_a_loss_scale_of_its_own(tmp_path: Path) -> None:
     scales = []
 

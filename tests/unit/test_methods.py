@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,15 @@ from textual_inversion_ext import CheckpointError, ConceptSpec, ConfigError, Tex
 from textual_inversion_ext import TextualInversionTrainer as Trainer
 from textual_inversion_ext.cli.main import main
 from textual_inversion_ext.embedding_table import mean_norm
+
+
+class KeepsDtype(torch.optim.SGD):
+    """Keeps among its settings what no checkpoint can hold, as optimizers with low-precision state do."""
+
+    def __init__(self, params: Any, lr: float = 1.0) -> None:
+        super().__init__(params, lr=lr)
+        self.param_groups[0]["state_dtype"] = torch.float32
+
 
 METHOD = {
     "vmf_kappa": 1e-3,
@@ -66,6 +76,10 @@ def trainer(folder: Path, **settings: object) -> Trainer:
         ({"optimizer": "Prodigy"}, r"allowed: AdamW, or a full name such as torch.optim.Prodigy"),
         ({"optimizer": "torch.optim.SGD", "parametrization": "directional"}, "have one of their own"),
         ({"optimizer_args": '{"eps": 1}'}, "adam_ settings"),
+        ({"optimizer": f"{__name__}.KeepsDtype"}, "keeps a dtype, which no checkpoint can hold"),
+        ({"optimizer": "torch.optim.Adam", "optimizer_args": '{"betas": [0.9]}'}, r"refuses.*IndexError"),
+        ({"optimizer": "torch.optim.Adam", "optimizer_args": '{"foreach": true, "fused": true}'}, "refuses.*together"),
+        ({"optimizer": "torch.optim.AdamW", "optimizer_args": '{"capturable": true}'}, "cannot move a row.*on the CPU"),
         ({"lr_scheduler": "piecewise_constant"}, "lr_step_rules is None"),
     ],
 )

@@ -93,6 +93,36 @@ def test_resumed_is_uninterrupted(name: str) -> None:
     assert torch.equal(run(second, range(7, STEPS)), whole())
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "after", "groups"),
+    [
+        ("SGD", {"optimizer_args": '{"momentum": 0.9}'}, {"optimizer_args": '{"momentum": 0.1}'}, {"momentum": 0.1}),
+        ("SGD", {"optimizer_args": '{"momentum": 0.9}'}, {}, {"momentum": 0}),
+        ("AdamW", {}, {"weight_decay": 0.5}, {"weight_decay": 0.5}),
+        ("AdamW", {"beta1": 0.5}, {}, {"betas": (0.9, 0.999)}),
+    ],
+)
+def test_arguments_that_a_resumed_run_changes_are_its_own(
+    name: str, before: dict[str, Any], after: dict[str, Any], groups: dict[str, Any]
+) -> None:
+    first = FreeRows(initial(), UpdateSettings(optimizer=f"torch.optim.{name}", **before))
+    run(first, range(7))
+    second = FreeRows(torch.zeros(N, DIM), UpdateSettings(optimizer=f"torch.optim.{name}", **after))
+    second.load_state_dict(first.state_dict())
+    for optimizer in first.optimizer._optimizers:  # type: ignore[union-attr]
+        optimizer.param_groups[0].update(groups)
+    assert torch.equal(run(second, range(7, STEPS)), run(first, range(7, STEPS)))
+
+
+def test_an_argument_that_needs_state_from_the_first_step_on() -> None:
+    first = FreeRows(initial(), UpdateSettings(optimizer="torch.optim.Adam"))
+    run(first, range(7))
+    second = FreeRows(initial(), UpdateSettings(optimizer="torch.optim.Adam", optimizer_args='{"amsgrad": true}'))
+    second.load_state_dict(first.state_dict())
+    with pytest.raises(ConfigError, match=r"torch.optim.Adam .*'max_exp_avg_sq'.*optimizer_args"):
+        run(second, range(7, STEPS))
+
+
 def test_further_arguments() -> None:
     plain = FreeRows(initial(), UpdateSettings(optimizer="torch.optim.SGD"))
     with_momentum = FreeRows(initial(), UpdateSettings(optimizer="torch.optim.SGD", optimizer_args='{"momentum": 0.9}'))

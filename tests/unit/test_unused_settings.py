@@ -21,6 +21,18 @@ from textual_inversion_ext.training.unused_settings import mention_unused
         ({"adam_weight_decay": 0.1, "parametrization": "directional"}, {"parametrization": "free"}),
         ({"lora_alpha": 2.0}, {"lora_rank": 2}),
         ({"plateau_patience": 50}, {"stopping": "plateau"}),
+        ({"lr_step_rules": "1:2,0.5"}, {"lr_scheduler": "piecewise_constant"}),
+        ({"lr_power": 2.0}, {"lr_scheduler": "polynomial"}),
+        ({"lr_num_cycles": 2}, {"lr_scheduler": "cosine_with_restarts"}),
+        ({"text_encoder_lr": 1e-4}, {"lora_text_encoder_rank": 2}),
+        ({"text_encoder_lr": 1e-4, "lora_rank": 2}, {"lora_text_encoder_rank": 2, "lora_rank": 2}),
+        ({"lora_layers": "to_q", "lora_learning_rate": 1e-3}, {"lora_rank": 2}),
+        (
+            {"lora_layers": "to_q", "lora_learning_rate": 1e-3, "lora_text_encoder_rank": 2},
+            {"lora_rank": 2, "lora_text_encoder_rank": 2},
+        ),
+        ({"adam_beta1": 0.5, "adam_beta2": 0.9, "parametrization": "directional"}, {"parametrization": "free"}),
+        ({"validation_steps": 5, "num_validation_images": 1}, {"validation_prompt": "a <tok>"}),
     ],
 )
 def test_they_are_mentioned(settings: dict[str, Any], needed: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
@@ -30,6 +42,11 @@ def test_they_are_mentioned(settings: dict[str, Any], needed: dict[str, Any], ca
     assert f"--{next(iter(needed))}" in message
     caplog.clear()
     mention_unused(TextualInversionConfig(**{**settings, **needed}))
+    assert not caplog.messages
+
+
+def test_a_lora_uses_what_directional_rows_do_not(caplog: pytest.LogCaptureFixture) -> None:
+    mention_unused(TextualInversionConfig(parametrization="directional", adam_beta1=0.5, adam_beta2=0.9, lora_rank=2))
     assert not caplog.messages
 
 

@@ -41,12 +41,15 @@ class NamedOptimizer(nn.Module):
     def __init__(self, shape: torch.Size, settings: UpdateSettings, device: torch.device) -> None:
         super().__init__()
         kind = import_optimizer(settings.optimizer)
-        arguments = _arguments(kind, settings)
+        self._name, self._arguments = settings.optimizer, _arguments(kind, settings)
         self._rows = [nn.Parameter(torch.zeros(shape[1], device=device)) for _ in range(shape[0])]
         try:
-            self._optimizers = [kind([row], **arguments) for row in self._rows]
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"optimizer {settings.optimizer} refuses {arguments}: {error}") from error
+            self._optimizers = [kind([row], **self._arguments) for row in self._rows]
+        except Exception as error:  # Somebody else wrote it.
+            raise ConfigError(
+                f"optimizer {self._name} refuses {self._arguments}: {type(error).__name__}: {error}. Correct"
+                " optimizer_args and the adam_ settings, or choose another optimizer."
+            ) from error
 
     @torch.no_grad()
     def update(self, rows: Tensor, grad: Tensor, lr: Tensor, active: Tensor, age: Tensor) -> None:  # noqa: ARG002
@@ -58,6 +61,9 @@ class NamedOptimizer(nn.Module):
             lr: (N,) float32.
             active: (N,) bool.
             age: (N,) int64; not used, every instance counts for itself.
+
+        Raises:
+            ConfigError: a resumed run has an argument for which the checkpoint's run has kept no state.
         """
         for place, (takes_part, rate) in enumerate(zip(active.tolist(), lr.tolist(), strict=True)):
             if not takes_part:
@@ -67,7 +73,13 @@ class NamedOptimizer(nn.Module):
             row.grad = grad[place].clone()
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            optimizer.step()
+            try:
+                optimizer.step()
+            except KeyError as error:
+                raise ConfigError(
+                    f"optimizer {self._name} with the arguments {self._arguments} misses {error} in its state. Resume"
+                    " with the optimizer_args of the checkpoint, or choose another optimizer."
+                ) from error
             rows[place] = row.detach()
 
     def get_extra_state(self) -> Tensor:
@@ -76,10 +88,11 @@ class NamedOptimizer(nn.Module):
         Returns:
             (N, bytes) uint8 on the CPU; shorter ones end in zeros.
         """
-        return pad_sequence([pack(optimizer.state_dict()) for optimizer in self._optimizers], batch_first=True)
+        states = [{**optimizer.state_dict(), "arguments": self._arguments} for optimizer in self._optimizers]
+        return pad_sequence([pack(state) for state in states], batch_first=True)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take back what ``get_extra_state`` gave.
+        """Take back what ``get_extra_state`` gave; arguments that differ from those of that run are this run's.
 
         Args:
             state: (N, bytes) uint8.
@@ -89,8 +102,16 @@ class NamedOptimizer(nn.Module):
         """
         if len(state) != len(self._optimizers):
             raise RuntimeError(f"the optimizer's state is for {len(state)} rows, not {len(self._optimizers)}")
+        now = self._arguments
         for optimizer, packed in zip(self._optimizers, state, strict=True):
-            optimizer.load_state_dict(unpack(packed))
+            saved = unpack(packed)
+            before = saved.pop("arguments", {})
+            changed = {name for name in {**before, **now} if before.get(name) != now.get(name)}
+            # Only these: some optimizers keep what they find out among their settings (Prodigy's step size).
+            own = [{name: group[name] for name in changed & group.keys()} for group in optimizer.param_groups]
+            optimizer.load_state_dict(saved)
+            for group, values in zip(optimizer.param_groups, own, strict=True):
+                group.update(values)
 
 
 def import_optimizer(name: str) -> type[torch.optim.Optimizer]:

@@ -31,8 +31,14 @@ def check_methods(config: TextualInversionConfig) -> None:
     rows = PARAMETRIZATIONS[config.parametrization](torch.zeros(1, 1), update_settings(config))
     try:
         rows.update(torch.zeros(1, 1), torch.ones(1), torch.ones(1, dtype=torch.bool))
-    except (RuntimeError, TypeError, ValueError) as error:  # of an optimizer that somebody else wrote
-        raise ConfigError(f"optimizer {config.optimizer} cannot move a row: {error}. Choose another one.") from error
+        rows.state_dict()  # The first checkpoint would be too late to learn that it cannot be packed.
+    except ConfigError:
+        raise
+    except Exception as error:  # of an optimizer that somebody else wrote
+        raise ConfigError(
+            f"optimizer {config.optimizer} cannot move a row (tried on the CPU): {type(error).__name__}: {error}."
+            " Choose another one, or other optimizer_args."
+        ) from error
     if config.schedule == "piecewise_constant":
         check_step_rules(config.lr_step_rules)
     stopping_rule(config)

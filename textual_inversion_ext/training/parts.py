@@ -84,7 +84,9 @@ def _furthest(parts: Sequence[Part], token: str, fresh: Part) -> Part:
 
 def _differences(path: Path, part: Part, fresh: Part) -> list[str]:
     """One sentence for each setting that differs; refuses what cannot be continued at all."""
-    for name in ("concepts", "parametrization", "optimizer", "lora_rank", "lora_text_encoder_rank"):
+    same = ["concepts", "parametrization", "optimizer", "lora_rank", "lora_text_encoder_rank"]
+    same += ["lora_layers"] if fresh.facts["lora_rank"] else []
+    for name in same:
         if part.facts.get(name, fresh.facts[name]) != fresh.facts[name]:
             raise CheckpointError(
                 f"The checkpoint {path} was written by another run: its {name} is {part.facts.get(name)}, this run's is"

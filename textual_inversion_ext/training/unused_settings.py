@@ -32,13 +32,22 @@ class _Need:
     flag: str
 
 
-_LORA = (
-    *("lora_alpha", "lora_layers", "lora_learning_rate", "text_encoder_lr", "lora_weight_decay", "lora_start"),
-    *("continue_inversion_lr", "train_text_encoder_ti_frac"),
-)
+_LORA = ("lora_alpha", "lora_weight_decay", "lora_start", "continue_inversion_lr", "train_text_encoder_ti_frac")
 _CAPTIONS = ("caption_column", "shuffle_caption", "caption_tag_dropout_rate", "caption_dropout_rate")
 _NEEDS = (
     _Need(_LORA, wants_lora, "a LoRA", "--lora_rank 4"),
+    _Need(
+        ("lora_layers", "lora_learning_rate"),
+        lambda config: config.lora_rank > 0,
+        "a LoRA on the denoiser",
+        "--lora_rank 4",
+    ),
+    _Need(
+        ("text_encoder_lr",),
+        lambda config: config.lora_text_encoder_rank > 0,
+        "a LoRA on the text encoders",
+        "--lora_text_encoder_rank 4",
+    ),
     _Need(_CAPTIONS, lambda config: config.captions != "templates", "captions", "--captions captions"),
     _Need(("mask_outside_weight",), lambda config: config.masks != "none", "masks", "--masks auto"),
     _Need(("random_crops",), lambda config: config.crop == "random", "random crops", "--crop random"),
@@ -59,6 +68,31 @@ _NEEDS = (
         lambda config: config.parametrization != "directional",
         "rows that are free",
         "--parametrization free",
+    ),
+    _Need(
+        ("adam_beta1", "adam_beta2"),
+        lambda config: config.parametrization != "directional" or wants_lora(config),  # a LoRA is moved by Adam
+        "rows that are free",
+        "--parametrization free",
+    ),
+    _Need(
+        ("lr_step_rules",),
+        lambda config: config.schedule == "piecewise_constant",
+        "that schedule",
+        "--lr_scheduler piecewise_constant",
+    ),
+    _Need(("lr_power",), lambda config: config.schedule == "polynomial", "that schedule", "--lr_scheduler polynomial"),
+    _Need(
+        ("lr_num_cycles",),
+        lambda config: config.schedule == "cosine_with_restarts",
+        "that schedule",
+        "--lr_scheduler cosine_with_restarts",
+    ),
+    _Need(
+        ("validation_steps", "num_validation_images"),
+        lambda config: bool(config.validation_prompt),
+        "a prompt for previews",
+        "--validation_prompt 'a photo of <corgi>'",
     ),
     _Need(("eval_batch_size",), lambda config: config.eval_steps > 0, "evaluations", "--eval_steps 10"),
     _Need(("dvar_window", "dvar_threshold"), lambda config: config.stopping == "dvar", "that rule", "--stopping dvar"),
