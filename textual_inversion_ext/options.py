@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
@@ -70,7 +71,12 @@ def checked_type(name: str, value: Any, hint: Any) -> Any:
     if isinstance(value, os.PathLike) and str in allowed:
         return os.fspath(value)
     if float in allowed and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ConfigError(
+                f"{name} is a whole number of more than 300 digits; no number may be beyond {sys.float_info.max:.1e}."
+            ) from error
     if type(value) not in allowed:
         wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
         hint_text = " In JSON, write numbers without quotes." if isinstance(value, str) else ""

@@ -153,6 +153,7 @@ def test_what_cannot_be_says_why(old: Path, tmp_path: Path, capsys: pytest.Captu
     assert "allowed: diffusers (" in failed([str(old), str(tmp_path / "out"), "--format", "midjourney"], capsys)
     assert "nowhere.pt" in failed([str(tmp_path / "nowhere.pt"), str(tmp_path / "out")], capsys)
     assert "'.bin'" in failed([str(old), str(tmp_path / "out.bin")], capsys)
+    assert "'~no-such-user/x'" in failed([str(old), "~no-such-user/x"], capsys)
     torch.save({"string_to_param": {"<a>": ROWS, "<b>": ROWS}}, tmp_path / "two.pt")
     assert "2 concepts; give a folder" in failed([str(tmp_path / "two.pt"), str(tmp_path / "o.safetensors")], capsys)
     assert "choose one with token=" in failed([str(tmp_path / "two.pt"), str(tmp_path / "o"), "--token", "<c>"], capsys)

@@ -108,6 +108,7 @@ def test_what_a_list_says_is_not_said_twice(flag: str, tmp_path: Path) -> None:
         ('{"placeholder_token": "<b>", "images": "b", "initializer": 3}', ConceptError, "line 2: <b>: initializer"),
         ('{"placeholder_token": "<b>", "train_data_dir": "b"}', ConceptError, r"line 2: unknown field.*Known: "),
         ('{"placeholder_token": "two words", "images": "b"}', ConceptError, "line 2: .*white space"),
+        ('{"placeholder_token": "<b>", "images": "~no-such-user/b"}', DataError, "line 2: '~no-such-user/b'"),
     ],
 )
 def test_a_broken_line_is_named(line: str, error: type[Exception], says: str, tmp_path: Path) -> None:
@@ -131,6 +132,8 @@ def test_places_that_are_no_lists(tmp_path: Path) -> None:
     ]:
         with pytest.raises(error, match=says):
             read("--concepts", tmp_path / name)
+    with pytest.raises(DataError, match="'~no-such-user/mine'"):
+        read("--concepts", "~no-such-user/mine")
 
 
 def test_data_set_flags() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from textual_inversion_ext.concept import ConceptSpec
+from textual_inversion_ext.concept import ConceptSpec, HubDataset
 from textual_inversion_ext.config import TextualInversionConfig
 from textual_inversion_ext.data.sources.collect import collect_samples, training_data_digest
 from textual_inversion_ext.errors import DataError, ImageError
@@ -99,6 +99,12 @@ def test_the_home_folder_sign_is_understood(folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("HOME", str(folder.parent))
     monkeypatch.setenv("USERPROFILE", str(folder.parent))
     assert len(names(f"~/{folder.name}")) == 3
+
+
+@pytest.mark.parametrize("images", ["~no-such-user/x", ["~no-such-user/x.png"], HubDataset("~no-such-user/x")])
+def test_the_home_folder_of_nobody(images: Any) -> None:
+    with pytest.raises(DataError, match="<corgi>: .*~no-such-user/x.*no user of this name.*full path"):
+        collect_samples(spec(images))
 
 
 BAD: dict[str, Callable[[Path], Any]] = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from textual_inversion_ext.data.sources.paths import expand_home
 from textual_inversion_ext.errors import ConfigError, EmbeddingFileError, TextualInversionError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def run(flags: argparse.Namespace) -> None:
     if flags.format not in TARGETS:
         known = "; ".join(f"{name} ({target.description})" for name, target in TARGETS.items())
         raise ConfigError(f"--format is {flags.format!r}; allowed: {known}.")
-    target = Path(flags.target).expanduser()
+    target = expand_home(flags.target)
     if target.suffix.lower() in set(ENDINGS) - {_ENDING} and not target.is_dir():
         raise ConfigError(
             f"{target} ends in {target.suffix!r}; embeddings are written as {_ENDING} files, or to a folder."
@@ -102,7 +103,7 @@ def _read(place: str, token: str | None, revision: str | None) -> tuple[list[_So
         return [_Source(Path(place), load_concept(place, token=token, revision=revision))], []
     sources, failures, left_out = [], [], []
     for file, result in tqdm(scan(place, revision=revision), desc="reading", unit="file", delay=2, leave=False):
-        if is_snapshot(file) and file != Path(place).expanduser():
+        if is_snapshot(file) and file != expand_home(place):
             left_out.append(file.name)
         elif isinstance(result, EmbeddingFileError):
             failures.append(str(result))

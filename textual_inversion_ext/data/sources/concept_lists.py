@@ -13,6 +13,7 @@ from textual_inversion_ext.concept import ConceptSpec
 from textual_inversion_ext.data.pictures.decoding import readable_extensions
 from textual_inversion_ext.data.sources.folders import is_noise, natural_order
 from textual_inversion_ext.data.sources.found import listed
+from textual_inversion_ext.data.sources.paths import expand_home
 from textual_inversion_ext.data.sources.texts import read_text
 from textual_inversion_ext.errors import ConceptError, DataError
 
@@ -41,7 +42,7 @@ def read_concepts(path: Path) -> tuple[dict[str, Any], ...]:
         DataError: It is missing, empty, or holds something else.
         ConceptError: A field of a concept cannot work; the message names the line.
     """
-    path = path.expanduser()
+    path = expand_home(path)
     if path.is_dir():
         return _from_file(path / _LIST) if (path / _LIST).is_file() else _from_folder(path)
     if not path.is_file():
@@ -63,8 +64,8 @@ def _from_file(file: Path) -> tuple[dict[str, Any], ...]:
             ) from error
         try:
             concepts.append(_checked(fields, file.parent))
-        except ConceptError as error:
-            raise ConceptError(f"{file}, line {number}: {error}") from error
+        except (ConceptError, DataError) as error:
+            raise type(error)(f"{file}, line {number}: {error}") from error
     if not concepts:
         raise DataError(f"{file} is empty; it holds one JSON object a line, each a concept.")
     return tuple(concepts)
@@ -93,7 +94,7 @@ def _checked(fields: Any, folder: Path) -> dict[str, Any]:
 
 
 def _placed(path: str, folder: Path) -> str:
-    return str(folder / Path(path).expanduser())
+    return str(folder / expand_home(path))
 
 
 def _from_folder(folder: Path) -> tuple[dict[str, Any], ...]:

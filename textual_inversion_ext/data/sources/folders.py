@@ -12,6 +12,7 @@ from typing import Any
 from textual_inversion_ext.data.pictures.decoding import readable_extensions
 from textual_inversion_ext.data.sources.beside import Beside, mask_column, masks_beside
 from textual_inversion_ext.data.sources.found import FoundPicture, Wanted, listed
+from textual_inversion_ext.data.sources.paths import expand_home
 from textual_inversion_ext.errors import DataError
 
 __all__ = ["find_in_list", "find_in_path", "is_noise", "natural_order"]
@@ -42,7 +43,7 @@ def find_in_path(text: str, wanted: Wanted) -> Iterator[FoundPicture]:
     Raises:
         DataError: There is no such path, it holds no pictures, or a file beside the pictures is damaged.
     """
-    path = Path(text).expanduser()
+    path = expand_home(text)
     if not text or not path.exists():
         raise DataError(
             f"folder {text!r} does not exist (looked for {path.absolute()}). Give a folder on this machine; a data "
@@ -71,7 +72,7 @@ def find_in_list(images: Sequence[Any], wanted: Wanted) -> Iterator[FoundPicture
         DataError: A file beside the pictures is damaged.
     """
     beside = Beside(wanted)
-    paths = [Path(image).expanduser() for image in images if isinstance(image, str | os.PathLike)]
+    paths = [expand_home(image) for image in images if isinstance(image, str | os.PathLike)]
     masks: set[Path] = set()
     for folder in dict.fromkeys(path.parent for path in paths):
         masks.update(masks_beside(path for path in paths if path.parent == folder).values())
@@ -80,7 +81,7 @@ def find_in_list(images: Sequence[Any], wanted: Wanted) -> Iterator[FoundPicture
         if not isinstance(image, str | os.PathLike):
             yield FoundPicture(getattr(image, "filename", "") or f"picture {position} of the list", image)
             continue
-        path = Path(image).expanduser()
+        path = expand_home(image)
         if path not in masks:
             found = beside.found(path, path.parent)
             yield FoundPicture(os.fspath(image), path, found.captions, found.mask)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from textual_inversion_ext.concept import HubDataset
+from textual_inversion_ext.data.sources.paths import expand_home
 from textual_inversion_ext.errors import DataError, ImageError
 
 __all__ = ["load_hub_dataset"]
@@ -25,7 +26,7 @@ def load_hub_dataset(source: HubDataset) -> Any:
     Raises:
         DataError: There is none of this name, configuration, split or revision, no access, or no connection.
     """
-    folder = Path(source.dataset_name).expanduser()
+    folder = expand_home(source.dataset_name)
     try:
         if folder.is_dir():
             return _open_folder(source, folder)
