@@ -26,6 +26,8 @@ def report(
     settings: Mapping[str, Any] | None = None,
     vectors: int = 1,
     references: int = 5,
+    class_word: str | None = None,
+    phrases: Mapping[str, str] | None = None,
     notes: tuple[str, ...] = (),
     dependent: tuple[str, ...] = (),
 ) -> EvaluationReport:
@@ -38,9 +40,16 @@ def report(
         if len(values)
     ]
     return EvaluationReport(
-        concept=ConceptFacts(token=token, base_model=model, num_vectors={"clip_l": vectors}, references=references),
+        concept=ConceptFacts(
+            token=token,
+            base_model=model,
+            num_vectors={"clip_l": vectors},
+            class_word=class_word,
+            references=references,
+        ),
         protocol=ProtocolFacts(name=protocol, prompts=prompts, seeds=tuple(range(len(likeness))), text_mode=text_mode),
         scores=tuple(scores),
+        phrases=phrases or {},
         settings=settings if settings is not None else {"guidance_scale": 4.0},
         notes=notes,
     )

@@ -76,11 +76,32 @@ def test_other_metrics_can_be_the_axes(tmp_path: Path) -> None:
     assert f"reconstruction: {TEXT}" in (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
 
 
-def test_axes_that_no_report_has_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = save(tmp_path, "a", "b")
-    assert main(["compare", *runs, "--output_dir", str(tmp_path / "out"), "--axes", "clip_smell", "clip_image"]) == 0
-    assert f"No plot of a: no report has clip_smell; there are {IMAGE}, {TEXT}." in capsys.readouterr().err
+def test_axes_that_no_report_has_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["compare", *save(tmp_path, "a", "b"), "--output_dir", str(tmp_path / "out")]
+    assert main(command) == 0
+    before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    assert main([*command, "--axes", "clip_smell", "clip_image"]) == FAILED
+    assert f"--axes names clip_smell, which no report has; there are {IMAGE}, {TEXT}." in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+
+
+def test_without_the_usual_metrics_there_is_no_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report([0.6], [0.5], metrics=("dino (tiny)", TEXT)).save(tmp_path / "a" / "evaluation" / "report.json")
+    assert main(["compare", str(tmp_path / "a"), "--output_dir", str(tmp_path / "out")]) == 0
+    assert f"No plot of a: no report has clip_image; there are dino (tiny), {TEXT}." in capsys.readouterr().err
     assert not (tmp_path / "out" / "comparison.png").exists()
+
+
+@pytest.mark.parametrize("name", ["comparison.html", "comparison.csv", "comparison.png"])
+def test_files_that_no_comparison_wrote_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("mine", encoding="utf-8")
+    (tmp_path / "sweep.json").write_text("no sweep, and not read", encoding="utf-8")
+    for what in (save(tmp_path, "a", "b"), ["--sweep", str(tmp_path / "sweep.json")]):
+        assert main(["compare", *what, "--output_dir", str(tmp_path / "mine")]) == FAILED
+        assert f"{tmp_path / 'mine'} holds {name}, and no comparison.csv says" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == [name]
+    assert (tmp_path / "mine" / name).read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize(

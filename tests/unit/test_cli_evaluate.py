@@ -203,6 +203,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--prompts", "missing.txt"], "Cannot read the prompts missing.txt"),
         (["--captions", "missing.txt"], "Cannot read the captions missing.txt"),
         (["--references", "missing-folder"], "missing-folder"),
+        (["--references", "~no-such-user/x"], "'~no-such-user/x'"),
         (["--metrics", "clip_smell"], "there is no metric 'clip_smell'; the metrics are: clip_image"),
         (["--backbone", "no/such-model"], "or measure with 'pocket'"),
         (["--protocol", "multi"], "give 2 concepts"),
@@ -236,6 +237,8 @@ def test_prompts_need_a_place_for_the_word(run: Path, tmp_path: Path, capsys: py
 def test_no_such_concept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--concept", str(tmp_path / "nowhere")]) == FAILED
     assert f"there is no concept at {tmp_path / 'nowhere'}" in capsys.readouterr().err
+    assert main(["evaluate", "--concept", "~no-such-user/x"]) == FAILED
+    assert "'~no-such-user/x'" in capsys.readouterr().err
 
 
 def test_a_word_without_its_run_needs_references(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,6 +261,36 @@ def test_the_report_of_another_model_or_word_is_not_replaced(
         assert f"holds the report of {wrong.concept.token} on {wrong.concept.base_model}" in told
         assert "Choose another --output_dir" in told
         assert EvaluationReport.load(tmp_path) == wrong
+
+
+def test_files_of_ones_own_are_not_replaced(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "study" / "references" / "bruno"
+    place.mkdir(parents=True)
+    for name in ("study/report.html", "study/report.png", "study/report.json"):
+        (tmp_path / name).write_text("mine", encoding="utf-8")
+        assert main(["evaluate", "--concept", str(run), "--output_dir", str(tmp_path / "study")]) == FAILED
+        assert f"study holds {Path(name).name}, which no evaluation wrote" in capsys.readouterr().err
+        assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
+        (tmp_path / name).unlink()
+    render_concept("bruno")[0].resize((1600, 1200)).save(place / "000.png")
+    command = ["evaluate", "--concept", str(run), "--references", str(place), "--output_dir"]
+    assert main([*command, str(tmp_path / "study")]) == FAILED
+    assert f"{place / '000.png'} is no copy that an evaluation made" in capsys.readouterr().err
+    assert Image.open(place / "000.png").size == (1600, 1200)
+    assert main([*command, str(place)]) == FAILED
+    assert "--references and --output_dir are both" in capsys.readouterr().err
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [place / "000.png"]
+
+
+def test_a_damaged_report_and_the_copies_beside_it_are_replaced(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    command = ["evaluate", "--concept", str(run), *FEWER, "--metrics", "clip_image"]
+    assert main(command) == 0
+    file = run / "evaluation" / "report.json"
+    file.write_text(file.read_text(encoding="utf-8")[:-20], encoding="utf-8")
+    copies = run / "evaluation" / "references" / "bruno"
+    assert main([*command, "--references", str(copies), "--output_dir", str(run / "evaluation")]) == 0
+    assert EvaluationReport.load(run).concept.references == len(list(copies.iterdir())) == 3
 
 
 def test_the_folder_of_a_model_may_be_written_in_several_ways(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.score_reports import IMAGE, PROMPTS, TEXT, report, run
 from textual_inversion_ext.errors import ReportError
 from textual_inversion_ext.evaluation.comparison.bootstrap import Interval, bootstrap_mean
-from textual_inversion_ext.evaluation.comparison.runs import read_run
+from textual_inversion_ext.evaluation.comparison.runs import EvaluatedRun, read_run
 from textual_inversion_ext.evaluation.comparison.tables import Comparison, Row, Table, compare
 from textual_inversion_ext.evaluation.report import WORD, Score
 
@@ -201,6 +201,37 @@ def test_baselines_made_in_different_ways_are_told_apart() -> None:
     names = ["class word (guidance_scale 3)", "class word (guidance_scale 7)", "real pictures"]
     assert [row.name for row in table.rows[2:]] == names
     assert [dict(row.facts) for row in table.rows[:2]] == [{"guidance_scale": "3"}, {"guidance_scale": "7"}]
+
+
+def test_baselines_of_different_phrases_are_told_apart() -> None:
+    told = {"class word": ([0.4], [0.7]), "real pictures": ([0.9], [])}
+    runs = [
+        run(
+            f"seed {number}",
+            report([0.6], [0.5], baselines=told, phrases={"class word": word}, class_word=word),
+            report([0.6], [0.5], baselines=told, phrases={"class word": "dog"}, class_word="dog", token="<dog>"),
+        )
+        for number, word in enumerate(("balloon", "cat", "cat"))
+    ]
+    table = only_table(compare(runs))
+    names = ["class word (phrase balloon, dog)", "class word (phrase cat, dog)", "real pictures"]
+    assert [row.name for row in table.rows[3:]] == names
+    assert all(tuple(row.by_concept) == ("<cat>", "<dog>") for row in table.rows)
+    alike = [run(number, report([0.6], [0.5], baselines=told, phrases={"class word": "cat"})) for number in "ab"]
+    assert [row.name for row in only_table(compare(alike)).rows[2:]] == ["class word", "real pictures"]
+
+
+def test_texts_with_different_class_words_are_not_compared() -> None:
+    def made(name: str, word: str, mode: str, second: str = "") -> EvaluatedRun:
+        phrases = {"class word": f"{word} + {second}"} if second else {}
+        return run(name, report([0.6], [0.5], class_word=word, text_mode=mode, phrases=phrases))
+
+    comparison = compare([made("a", "balloon", "class"), made("b", "cat", "class"), made("c", "cat", "class")])
+    assert [[row.name for row in table.rows] for table in comparison.tables] == [["b", "c"], ["a"]]
+    assert comparison.notices == ("Not comparable with b: a (class word of <cat>: cat and balloon).",)
+    only_table(compare([made("a", "balloon", "omit"), made("b", "cat", "omit")]))
+    only_table(compare([made("a", "cat", "class", "dog"), made("b", "cat", "class")]))
+    assert len(compare([made("a", "cat", "class", "dog"), made("b", "cat", "class", "car")]).tables) == 2
 
 
 def test_initial_rows_of_one_and_three_vectors_are_two_baselines() -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.browser import CHROMIUM, NO_CHROMIUM, Browser
 from tests.score_reports import IMAGE, TEXT, report, run
-from textual_inversion_ext.errors import StorageError
+from textual_inversion_ext.errors import OutputFolderError, StorageError
 from textual_inversion_ext.evaluation.comparison.bootstrap import Interval
 from textual_inversion_ext.evaluation.comparison.drawing import Drawing, Line, Mark, Text, text_width
 from textual_inversion_ext.evaluation.comparison.files import COLUMNS, plot_of, to_csv, to_markdown, write_comparison
@@ -196,9 +196,15 @@ def test_incomparable_runs_get_a_plot_of_their_own(tmp_path: Path) -> None:
 def test_a_plot_of_an_earlier_comparison_does_not_stay(tmp_path: Path) -> None:
     runs = [run("a", report([0.6, 0.7], [0.5, 0.6])), run("b", report([0.6, 0.7], [0.5, 0.6], model="other"))]
     write_comparison(compare(runs), tmp_path)
-    (tmp_path / "comparison-of-mine.png").touch()
+    mine = {"comparison-of-mine.png", "comparison-2024.png"}
+    for name in mine:
+        (tmp_path / name).touch()
+    assert (tmp_path / "comparison-2.png").exists()
     write_comparison(compare(runs[:1]), tmp_path)
-    assert {file.name for file in tmp_path.glob("*.png")} == {"comparison.png", "comparison-of-mine.png"}
+    assert {file.name for file in tmp_path.glob("*.png")} == {"comparison.png", *mine}
+    (tmp_path / "comparison.csv").unlink()
+    with pytest.raises(OutputFolderError, match=r"holds comparison\.html, comparison\.png, and no comparison\.csv"):
+        write_comparison(compare(runs), tmp_path)
 
 
 def test_without_one_of_the_axes_there_is_no_plot(tmp_path: Path) -> None:
@@ -211,10 +217,10 @@ def test_without_one_of_the_axes_there_is_no_plot(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_files(tmp_path: Path) -> None:
     write_comparison(comparison("a"), tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    (tmp_path / "comparison.csv").unlink()
-    (tmp_path / "comparison.csv").mkdir()  # cannot be replaced by a file
-    (tmp_path / "comparison.csv" / "x").touch()
-    with pytest.raises(StorageError, match=r"comparison\.csv"):
+    (tmp_path / "comparison.html").unlink()
+    (tmp_path / "comparison.html").mkdir()  # cannot be replaced by a file
+    (tmp_path / "comparison.html" / "x").touch()
+    with pytest.raises(StorageError, match=r"comparison\.html"):
         write_comparison(comparison("a", "b"), tmp_path)
     assert (tmp_path / "comparison.png").read_bytes() == before["comparison.png"]
     assert not list(tmp_path.glob(".*partial"))

@@ -109,6 +109,27 @@ def test_a_moved_run_finds_its_pictures_beside_it(run: Path, tmp_path: Path) -> 
     assert len(others.references) == 2 and not others.own_references
 
 
+def test_other_pictures_under_the_recorded_name_are_not_the_runs_own(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run / "out", tmp_path / "run")
+    content = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
+    content["concepts"][0]["images"] = "images"
+    content["concepts"][0]["initialization"] = "images"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    save_images(tmp_path / "elsewhere" / "images", seed=7)
+    told, pipeline = "not known to be those that the word was learned from", load_pipeline(run / "model")
+    evaluator = Evaluator(RED, colour_metrics(), settings=FEW, seeds=1, baselines=[])
+    for folder, own in ((run, True), (tmp_path / "elsewhere", False)):
+        monkeypatch.chdir(folder)
+        material = load_material(tmp_path / "run")
+        report = evaluator.evaluate(pipeline, material)
+        assert (material.own_references, report.concept.own_references) == (own, own)
+        assert any(told in note for note in report.notes) != own
+        assert (initial_subject(pipeline, material) is not None) == own, "the first rows come from the pictures"
+    assert load_material(tmp_path / "run", references=str(run / "images")).own_references
+
+
 def test_pictures_of_a_data_set_are_read_from_it(run: Path, tmp_path: Path) -> None:
     import datasets
 
@@ -134,6 +155,14 @@ def test_a_run_of_several_concepts_has_to_be_asked_for_one(run: Path, tmp_path: 
     with pytest.raises(ConceptError, match="none of them is <c>"):
         load_material(tmp_path, token="<c>", references=tiny_images(1))
     assert load_material(tmp_path, token="<b>", references=tiny_images(1)).concept.token == "<b>"
+
+
+def test_a_folder_of_several_runs_of_a_word_is_refused(tmp_path: Path) -> None:
+    for name in ("seed-1", "seed-2"):
+        concept("<a>").save(tmp_path / name / "learned_embeds.safetensors")
+    for token in (None, "<a>"):
+        with pytest.raises(ConceptError, match=r"is no run: several folders in it are about <a>.*seed-1 .*seed-2"):
+            load_material(tmp_path, token=token, references=tiny_images(1))
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:

@@ -14,8 +14,15 @@ from tests.evaluation_parts import FASTEST, FEW, RED, colour_metrics, concept, p
 from tests.metric_parts import mean_colour_backbone, plain
 from tests.tiny import tiny_images, tiny_pipeline
 from textual_inversion_ext.concept import LearnedConcept
-from textual_inversion_ext.errors import ConceptError, ConfigError, DataError, EmbeddingFileError
-from textual_inversion_ext.evaluation.baselines import SELF_PAIRS, real_picture_scores
+from textual_inversion_ext.errors import (
+    ConceptError,
+    ConfigError,
+    DataError,
+    EmbeddingFileError,
+    ModelError,
+    OutputFolderError,
+)
+from textual_inversion_ext.evaluation.baselines import SELF_PAIRS, caption_seeds, real_picture_scores
 from textual_inversion_ext.evaluation.evaluator import Evaluator
 from textual_inversion_ext.evaluation.material import Material
 from textual_inversion_ext.evaluation.metrics import ClipImageMetric, ClipTextMetric, Metric, Scored
@@ -122,6 +129,41 @@ def test_a_subject_of_the_benchmark_brings_its_class_word(tiny: DiffusionPipelin
 
 
 # Reuse, model and sampler
+
+
+def test_a_caption_is_chosen_on_seeds_that_are_not_scored(tiny: DiffusionPipeline, tmp_path: Path) -> None:
+    assert caption_seeds(range(100)) == (100, 101, 102, 103)
+    evaluator = Evaluator(RED, colour_metrics(), folder=tmp_path, settings=FEW, seeds=1, first_seed=101)
+    material = Material.of(concept(), tiny_images(1), captions=("red cat", "blue dog"))
+    report = evaluator.evaluate(tiny, material)
+    assert any("on 4 other seeds" in note for note in report.notes)
+    (loser,) = {"red cat", "blue dog"} - {report.phrases[CAPTION]}
+    files = (tmp_path / "pictures").glob(f"*{loser.replace(' ', '-')}*/*.png")
+    assert {file.stem for file in files} == {"seed-100", "seed-102", "seed-103", "seed-104"}
+
+
+def test_each_model_is_measured_with_its_own_network(tiny: DiffusionPipeline) -> None:
+    evaluator = Evaluator("quick", ["clip_image"], settings=FASTEST, seeds=1, baselines=[])
+    report = evaluator(pocket_pipeline(), pocket_word("bear", "<tok>"), tiny_images(1))
+    assert report.metrics == ("clip_image (pocket)",)
+    with pytest.raises(ModelError, match="or measure with 'pocket'"):  # what others are measured with is not here
+        evaluator(tiny, concept(), tiny_images(1))
+
+
+def test_copies_replace_nothing_but_copies(tiny: DiffusionPipeline, tmp_path: Path) -> None:
+    place = tmp_path / "references" / "tok"
+    evaluator = Evaluator(RED, colour_metrics(), folder=tmp_path, settings=FEW, seeds=1, baselines=[])
+    for _ in range(2):
+        evaluator(tiny, concept(), tiny_images(2))
+    assert sorted(file.name for file in place.iterdir()) == ["000.png", "001.png"]
+    (mine,) = tiny_images(1, seed=5)
+    for name in ("000.png", "mine.png"):
+        mine.save(place / name)
+        before = (place / name).read_bytes()
+        with pytest.raises(OutputFolderError, match=f"{name} is no copy that an evaluation made"):
+            evaluator(tiny, concept(), tiny_images(2))
+        assert (place / name).read_bytes() == before
+        (place / name).unlink()
 
 
 def test_a_second_evaluation_makes_no_picture(tiny: DiffusionPipeline, tmp_path: Path) -> None:

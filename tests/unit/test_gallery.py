@@ -135,6 +135,20 @@ def test_a_model_that_was_used_is_the_same_model() -> None:
     assert model_fingerprint(model) != before
 
 
+def test_every_number_of_an_added_word_is_part_of_the_model() -> None:
+    model: Any = tiny_pipeline()
+    model.load_textual_inversion(torch.ones(1, 16), token="<new>")
+    row = model.text_encoder.get_input_embeddings().weight[-1]
+    before = model_fingerprint(model)
+    for place in range(16):
+        with torch.no_grad():
+            row[place] += 1.0
+        assert model_fingerprint(model) != before, place
+        with torch.no_grad():
+            row[place] -= 1.0
+    assert model_fingerprint(model) == before
+
+
 def test_the_strength_of_a_lora_is_part_of_the_model() -> None:
     from peft import LoraConfig
 

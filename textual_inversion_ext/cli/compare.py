@@ -65,6 +65,8 @@ def run(flags: argparse.Namespace) -> None:
     """
     if not flags.runs and flags.sweep is None:
         raise ConfigError("There is nothing to compare; give the folders of runs, or --sweep FILE.")
+    from textual_inversion_ext.evaluation.comparison.files import check_folder
+
     folder = flags.output_dir or (Path("comparison") if flags.sweep is None else Path(flags.sweep.stem))
     places = [Path(place) for place in flags.runs]
     failures: tuple[tuple[str, str], ...] = ()
@@ -74,6 +76,7 @@ def run(flags: argparse.Namespace) -> None:
 
         if folder.resolve() == flags.sweep.resolve():
             raise ConfigError(f"--output_dir {folder} is the sweep's file; name a folder.")
+        check_folder(folder)
         result = run_sweep(read_sweep(flags.sweep), folder)
         places, failures = [*places, *result.folders], result.failures
     told = "\n".join(f"  {name}: {message}" for name, message in failures)
@@ -97,6 +100,7 @@ def show(
 
     Raises:
         ReportError: None of the runs has a report.
+        ConfigError: No report has a metric that `axes` names.
     """
     from textual_inversion_ext.evaluation.comparison.files import write_comparison
     from textual_inversion_ext.evaluation.comparison.tables import AXES, compare
@@ -105,6 +109,8 @@ def show(
     if not runs:
         raise ReportError("\n".join(missing))
     comparison = compare(runs, axes or AXES)
+    if axes is not None:
+        _check_axes(axes, comparison.tables)
     unknown = [
         f"No plot of {table.rows[0].name}: no report has {' and '.join(lacking)}; there are {', '.join(table.metrics)}."
         for table in comparison.tables
@@ -117,6 +123,15 @@ def show(
         print("\n".join(["", table.rules, *table_lines(table), ""]))
     written = write_comparison(replace(comparison, notices=notices), folder, title)
     print("\n".join(f"{file}" for file in written))
+
+
+def _check_axes(axes: tuple[str, str], tables: Sequence[Table]) -> None:
+    """Refuse a mistyped name before the plots of an earlier comparison give way to none."""
+    from textual_inversion_ext.evaluation.comparison.runs import metric_named
+
+    known = tuple(dict.fromkeys(name for table in tables for name in table.metrics))
+    if unknown := [axis for axis in axes if metric_named(known, axis) is None]:
+        raise ConfigError(f"--axes names {' and '.join(unknown)}, which no report has; there are {', '.join(known)}.")
 
 
 def table_lines(table: Table) -> list[str]:

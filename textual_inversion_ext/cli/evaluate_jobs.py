@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textual_inversion_ext.cli.generate import concept_files, lora_of
+from textual_inversion_ext.data.sources.paths import expand_home
 from textual_inversion_ext.errors import ConfigError, OutputFolderError, ReportError, TextualInversionError
 from textual_inversion_ext.evaluation.protocols import Protocol, protocol_named, read_protocol
 from textual_inversion_ext.run_file import full_path
@@ -54,6 +55,7 @@ def read_jobs(flags: argparse.Namespace) -> list[Job]:
     """
     from textual_inversion_ext.evaluation.material import load_material, read_captions
 
+    _check_apart(flags.references, flags.output_dir)
     captions = read_captions(flags.captions) if flags.captions else ()
     places = [place for name in flags.concept for place in _places(name)]
     materials, loras = [], []
@@ -84,11 +86,19 @@ def _check_distinct(folders: Sequence[Path]) -> None:
         )
 
 
+def _check_apart(references: str | None, output_dir: str | Path | None) -> None:
+    """Refuse to write the report's picture among the references: the next time it would be one of them."""
+    if references is None or output_dir is None:
+        return
+    if expand_home(references).resolve() == Path(output_dir).resolve():
+        raise ConfigError(f"--references and --output_dir are both {references}; give the report a folder of its own.")
+
+
 def _places(name: str) -> Sequence[str | Path]:
     """The concepts that a ``--concept`` stands for: files and folders here, else a repository of the Hub."""
     from textual_inversion_ext.files.places import parse_hub
 
-    path = Path(name).expanduser()
+    path = expand_home(name)
     return concept_files(path) if path.exists() or parse_hub(name) is None else [name]
 
 
@@ -100,7 +110,7 @@ def _references(name: str | None, place: str | Path, count: int) -> Any:
     """
     if name is None:
         return None
-    path = Path(name).expanduser()
+    path = expand_home(name)
     from textual_inversion_ext.concept import HubDataset
     from textual_inversion_ext.files import load_concept
     from textual_inversion_ext.files.places import HubPlace, parse_hub
@@ -133,28 +143,56 @@ def _folder(flags: argparse.Namespace, place: str | Path, material: Material, co
 
 
 def check_folder(job: Job, model: str) -> None:
-    """Refuse to replace the report of another word or model; one that cannot be read is replaced.
+    """Refuse to replace the report of another word or model, or files that no evaluation wrote.
+
+    A report that cannot be read is replaced.
 
     Args:
         job: The job.
         model: The model that makes the pictures.
 
     Raises:
-        OutputFolderError: The folder is a file, or holds such a report.
+        OutputFolderError: The folder is a file, or holds such a report or such files.
     """
     from textual_inversion_ext.evaluation.report import REPORT_FILE, EvaluationReport
+    from textual_inversion_ext.evaluation.session import check_place_of_copies
 
     if job.folder.exists() and not job.folder.is_dir():
         raise OutputFolderError(f"--output_dir {job.folder} is a file; give the name of a folder.")
+    for material in job.materials:
+        check_place_of_copies(job.folder, material)
     try:
         old = EvaluationReport.load(job.folder / REPORT_FILE).concept
     except ReportError:
+        _check_files(job.folder)
         return
     same_model = full_path(old.base_model) == full_path(model)
     if not same_model or old.token != job.materials[0].concept.token:
         raise OutputFolderError(
             f"{job.folder} holds the report of {old.token} on {old.base_model}, and this one would be of"
-            f" {job.materials[0].concept.token} on {model}. Choose another --output_dir, or remove that report."
+            f" {job.materials[0].concept.token} on {model}. Choose another --output_dir, or move what is there away."
+        )
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse to replace files that no evaluation wrote; one leaves its report, and pictures if that was removed."""
+    from textual_inversion_ext.evaluation.html import PAGE_FILE
+    from textual_inversion_ext.evaluation.picture import PICTURE_FILE
+    from textual_inversion_ext.evaluation.picture_files import is_ours
+    from textual_inversion_ext.evaluation.report import REPORT_FILE, SCHEMA
+    from textual_inversion_ext.evaluation.session import PICTURES
+
+    names = [name for name in (REPORT_FILE, PAGE_FILE, PICTURE_FILE) if (folder / name).exists()]
+    try:
+        ours = SCHEMA in (folder / REPORT_FILE).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        ours = any(map(is_ours, (folder / PICTURES).glob("*/*.png")))
+    except OSError:
+        ours = False
+    if names and not ours:
+        raise OutputFolderError(
+            f"{folder} holds {', '.join(names)}, which no evaluation wrote. Choose another --output_dir, or move what"
+            " is there away."
         )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 
 import torch
 from diffusers import DiffusionPipeline
@@ -25,6 +26,7 @@ __all__ = [
     "BASELINES",
     "SELF_PAIRS",
     "Subject",
+    "caption_seeds",
     "caption_subjects",
     "choose_caption",
     "class_subject",
@@ -39,8 +41,7 @@ BASELINES = (CLASS_WORD, CAPTION, INITIAL_ROWS, REAL_PICTURES)
 SELF_PAIRS = f"{REAL_PICTURES}, self-pairs"
 """Subject: the training pictures among themselves, each counting as a reference for itself too."""
 
-CAPTION_SEEDS = (100, 101, 102, 103)
-"""Seeds of the pictures by which a caption is chosen; apart from those that are scored, lest the choice flatters it."""
+_CAPTION_SEEDS, _FIRST_CAPTION_SEED = 4, 100
 
 # A description stands where the word stands, mostly in "a photo of {}" already.
 _OPENING = re.compile(r"^((an?|the|this) )?((close-up|cropped) )?(photo|photograph|picture|image) of ", re.IGNORECASE)
@@ -143,6 +144,18 @@ def caption_subjects(material: Material) -> tuple[Subject, ...]:
         known = tuple(caption_candidates(material.truth))
     phrases = dict.fromkeys(_OPENING.sub("", caption.strip()).rstrip(".") for caption in known)
     return tuple(Subject(CAPTION, (phrase,)) for phrase in phrases if phrase)
+
+
+def caption_seeds(scored: Collection[int]) -> tuple[int, ...]:
+    """Choose the seeds of the pictures by which a caption is chosen.
+
+    Args:
+        scored: Seeds of the pictures that are scored; none of them is taken, lest the choice flatters the caption.
+
+    Returns:
+        Four seeds, 100 to 103 where these are free.
+    """
+    return tuple(islice((seed for seed in count(_FIRST_CAPTION_SEED) if seed not in scored), _CAPTION_SEEDS))
 
 
 def choose_caption(

@@ -100,6 +100,7 @@ class Evaluator:
         self.seeds, self.first_seed = seeds, first_seed
         self.text_mode = text_mode
         self.parts = parts
+        self._default_parts: dict[tuple[str, str], MetricParts] = {}
 
     def __call__(
         self,
@@ -147,6 +148,7 @@ class Evaluator:
             ConceptError: Two concepts have the same token.
             ConfigError: The protocol needs something that was not given.
             DataError: No metric can be measured on this concept.
+            OutputFolderError: Files of somebody's own lie where copies of the real pictures go.
             StorageError: A picture cannot be written.
         """
         start = time.perf_counter()
@@ -181,11 +183,7 @@ class Evaluator:
             rows=rows_beside_vocabulary(pipeline, material.concept),
             losses=losses_of(None if material.trained is None else material.trained.folder, material.concept.token),
             pictures=pictures,
-            published=tuple(
-                PublishedScore(method=row.method, metric=metric, mean=value, source=row.told)
-                for row in rules.protocol.published
-                for metric, value in row.values
-            ),
+            published=_published(rules.protocol),
             notes=notes,
             seconds=round(time.perf_counter() - start, 1),
         )
@@ -228,9 +226,11 @@ class Evaluator:
         )
 
     def _parts(self, pipeline: DiffusionPipeline, model: str) -> MetricParts:
-        if self.parts is None:
-            self.parts = MetricParts(clip=default_backbone(model), device=pipeline.device)
-        return self.parts
+        if self.parts is not None:
+            return self.parts
+        # Kept, so that networks are loaded once for all words of a model.
+        clip, device = default_backbone(model), pipeline.device
+        return self._default_parts.setdefault((clip, str(device)), MetricParts(clip=clip, device=device))
 
     def _build_metrics(self, pipeline: DiffusionPipeline, protocol: Protocol, model: str) -> tuple[Metric, ...]:
         asked = self.metrics if self.metrics is not None else protocol.metrics or DEFAULT_METRICS
@@ -240,6 +240,14 @@ class Evaluator:
             for each in asked
             for metric in ([each] if isinstance(each, Metric) else build_metrics([each], parts))
         )
+
+
+def _published(protocol: Protocol) -> tuple[PublishedScore, ...]:
+    return tuple(
+        PublishedScore(method=row.method, metric=metric, mean=value, source=row.told)
+        for row in protocol.published
+        for metric, value in row.values
+    )
 
 
 def _concept_facts(material: Material, model: str) -> ConceptFacts:

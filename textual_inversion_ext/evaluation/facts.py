@@ -19,7 +19,7 @@ class ConceptFacts:
         learnable_property: "object" or "style".
         train_steps: Optimizer steps, if known.
         references: How many real pictures it was compared with.
-        own_references: Whether they are the pictures that its run names.
+        own_references: Whether they are the pictures that its run learned from.
         rows_hash: Hash of the rows, so that a report can be matched with its file.
     """
 

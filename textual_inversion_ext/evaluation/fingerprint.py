@@ -73,8 +73,9 @@ def settings_facts(settings: SampleSettings) -> dict[str, Any]:
 def model_fingerprint(pipeline: DiffusionPipeline) -> str:
     """Fingerprint a pipeline as it is now: weights, LoRAs and their strength, sampler, tokenizers, number format.
 
-    Of each tensor a few values are read, evenly spread, so that a model of gigabytes takes a moment. The device does
-    not enter: pictures of one seed differ between devices by rounding only.
+    Of each tensor a few values are read, evenly spread, so that a model of gigabytes takes a moment; rows of words that
+    were added to a tokenizer are read whole. The device does not enter: pictures of one seed differ between devices by
+    rounding only.
 
     Args:
         pipeline: A loaded pipeline.
@@ -87,6 +88,9 @@ def model_fingerprint(pipeline: DiffusionPipeline) -> str:
         total.update(f"\n{name} {type(part).__name__}".encode())
         if isinstance(part, nn.Module):
             _add_module(total, part)
+            tokenizer = pipeline.components.get(name.replace("text_encoder", "tokenizer"))
+            if name.startswith("text_encoder") and tokenizer is not None:
+                _add_new_rows(total, part, tokenizer)
         elif hasattr(part, "backend_tokenizer"):
             state = json.loads(part.backend_tokenizer.to_str())
             # How the last caller wanted its texts padded and cut is kept there too.
@@ -118,6 +122,12 @@ def _add_module(total: Any, module: nn.Module) -> None:
             active = sorted(getattr(layer, "active_adapters", []))
             off = getattr(layer, "disable_adapters", False)
             total.update(f"{name} {sorted(layer.scaling.items())} {active} {off}".encode())
+
+
+def _add_new_rows(total: Any, encoder: Any, tokenizer: Any) -> None:
+    """Read the rows of words that are not the tokenizer's own: another word in their place changes nothing else."""
+    rows = encoder.get_input_embeddings().weight.detach()[tokenizer.vocab_size :]
+    total.update(rows.float().cpu().numpy().tobytes())
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

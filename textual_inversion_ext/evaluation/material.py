@@ -13,9 +13,9 @@ from PIL import Image
 
 from textual_inversion_ext.concept import ConceptSpec, ImageSource, LearnedConcept
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.sources.collect import Sample, collect_samples
+from textual_inversion_ext.data.sources.collect import Sample, collect_samples, training_data_digest
 from textual_inversion_ext.data.sources.texts import read_text
-from textual_inversion_ext.errors import ConceptError, ConfigError, DataError
+from textual_inversion_ext.errors import ConceptError, ConfigError, DataError, TextualInversionError
 from textual_inversion_ext.files import load_concept
 from textual_inversion_ext.pocket import CONCEPTS, render_concept
 from textual_inversion_ext.pocket.specs import SubjectSpec
@@ -56,7 +56,7 @@ class Material:
         captions: Descriptions without the word, best unknown.
         truth: What it really looks like: objects of the pocket world.
         trained: What its run recorded; None for a concept that came without its run.
-        own_references: Whether the references are the pictures that its run names.
+        own_references: Whether the references are the pictures that its run learned from.
     """
 
     concept: LearnedConcept
@@ -122,7 +122,7 @@ def load_material(
 
     Raises:
         EmbeddingFileError: There is no such file, or it is no concept.
-        ConceptError: The place holds no concept of that name, or several and none was named.
+        ConceptError: The place holds no concept of that name, several and none was named, or it in several runs.
         DataError: There are no real pictures.
         ConfigError: The run's file is damaged.
     """
@@ -134,6 +134,10 @@ def load_material(
     # A caption that holds the word, or {} in its place, is a sentence to learn in, not a description.
     word = re.compile(whole_word(concept.token), re.IGNORECASE)
     usable = [text for text in told if "{}" not in text and not word.search(text)]
+    own = trained is not None and _learned_from(source, concept, trained)
+    if trained is not None and source is trained.spec.images and not own:
+        # Other pictures lie where its own lay: first rows that are made from pictures cannot be made again.
+        trained = replace(trained, spec=replace(trained.spec, images=None))
     facts: dict[str, Any] = {} if trained is None else {"learnable_property": trained.spec.learnable_property}
     return Material.of(
         concept,
@@ -141,7 +145,7 @@ def load_material(
         class_word or (None if trained is None else trained.spec.class_name),
         captions=tuple(captions) or tuple(usable[:_MOST_CAPTIONS]),
         trained=trained,
-        own_references=trained is not None and source is trained.spec.images,
+        own_references=own,
         **facts,
     )
 
@@ -184,7 +188,9 @@ def _find_concept(place: str | os.PathLike[str], token: str | None) -> tuple[Lea
     file = path / "learned_embeds.safetensors"
     if file.is_file():
         return load_concept(file, token=token), path
-    inside = {load_concept(found).token: found for found in sorted(path.glob("*/learned_embeds.safetensors"))}
+    inside: dict[str, list[Path]] = {}
+    for found in sorted(path.glob("*/learned_embeds.safetensors")):
+        inside.setdefault(load_concept(found).token, []).append(found)
     if not inside:
         return load_concept(path, token=token), path
     if token is None and len(inside) == 1:
@@ -192,7 +198,11 @@ def _find_concept(place: str | os.PathLike[str], token: str | None) -> tuple[Lea
     if token not in inside:
         asked = f"none of them is {token}" if token is not None else "say which one"
         raise ConceptError(f"{place} holds the concepts {', '.join(inside)}; {asked}. Or give the folder of one.")
-    return load_concept(inside[token]), inside[token].parent
+    if len(inside[token]) > 1:
+        folders = " ".join(str(found.parent) for found in inside[token])
+        raise ConceptError(f"{place} is no run: several folders in it are about {token}. Give one of them: {folders}")
+    (file,) = inside[token]
+    return load_concept(file), file.parent
 
 
 def _trained(folder: Path, concept: LearnedConcept) -> Trained | None:
@@ -234,6 +244,22 @@ def _samples(concept: LearnedConcept, source: Any, trained: Trained | None) -> l
         return collect_samples(ConceptSpec(concept.token, source), config)[0]
     except DataError as error:
         raise DataError(f"{error} Give the folder with the real pictures that scores compare with.") from error
+
+
+def _learned_from(source: Any, concept: LearnedConcept, trained: Trained) -> bool:
+    """Whether a run learned from these pictures.
+
+    A name does not tell: another folder of that name may lie where the run's own lay, or other pictures in it. The
+    fingerprint is of all that the run read, so it is read again by the run's own settings.
+    """
+    digest = concept.metadata.get("training_data_digest")
+    if digest is None or trained.config.mask_model is not None:  # a model would have to make the masks anew
+        return source is trained.spec.images
+    try:
+        samples = collect_samples(replace(trained.spec, images=source), trained.config)[0]
+    except TextualInversionError:
+        return False
+    return training_data_digest(samples) == digest
 
 
 def _opened(sample: Sample) -> Image.Image:

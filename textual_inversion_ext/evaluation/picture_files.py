@@ -68,6 +68,22 @@ def seems_there(file: Path, signature: str) -> bool:
         return False
 
 
+def is_ours(file: Path) -> bool:
+    """Look at a file's head only, to tell whether it was written here.
+
+    Args:
+        file: Any file.
+
+    Returns:
+        Whether `write_picture` wrote it, with whatever signature.
+    """
+    try:
+        with Image.open(file) as picture:
+            return _signature_of(picture) is not None
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
 def write_picture(file: Path, picture: Image.Image, signature: str, facts: Mapping[str, Any]) -> Image.Image:
     """Write a picture, whole or not at all.
 

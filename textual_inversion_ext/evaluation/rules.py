@@ -57,6 +57,8 @@ class Rules:
             found.append(f"Pictures per prompt: {len(self.seeds)}; the protocol has {self.protocol.seeds}.")
         if model and learned_on not in ("", "unknown") and full_path(learned_on) != full_path(model):
             found.append(f"The word was learned on {learned_on} and evaluated on {model}.")
+        if material.trained is not None and not material.own_references:
+            found.append("The real pictures are not known to be those that the word was learned from.")
         return tuple(found)
 
 

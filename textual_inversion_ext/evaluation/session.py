@@ -12,10 +12,12 @@ from pathlib import Path
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from textual_inversion_ext.data.sources.folders import is_noise
+from textual_inversion_ext.errors import OutputFolderError
 from textual_inversion_ext.evaluation.attributes import attribute_scores, even_scores
 from textual_inversion_ext.evaluation.baselines import (
-    CAPTION_SEEDS,
     Subject,
+    caption_seeds,
     caption_subjects,
     choose_caption,
     class_subject,
@@ -27,7 +29,7 @@ from textual_inversion_ext.evaluation.gallery import Gallery, Wanted, progress_b
 from textual_inversion_ext.evaluation.material import Material
 from textual_inversion_ext.evaluation.metrics import LikenessMetric, Metric, Scored
 from textual_inversion_ext.evaluation.pairs import pair_scores
-from textual_inversion_ext.evaluation.picture_files import write_picture
+from textual_inversion_ext.evaluation.picture_files import seems_there, write_picture
 from textual_inversion_ext.evaluation.protocols import ProtocolPrompt
 from textual_inversion_ext.evaluation.report import (
     CAPTION,
@@ -45,12 +47,33 @@ PICTURES = "pictures"
 REFERENCES = "references"
 """Folder of copies of the real pictures, for pages that show them."""
 _REFERENCE_SIDE = 512
+_COPY = ""  # what copies are signed with
 _NEEDED = {
     "prompts": "prompts",
     "references": "real pictures",
     "samples": "at least two pictures of each prompt",
     "truth": "an object of the pocket world whose true looks are known",
 }
+
+
+def check_place_of_copies(folder: Path, material: Material) -> None:
+    """Refuse to put copies of the real pictures among files of somebody's own, the real pictures themselves even.
+
+    Args:
+        folder: Folder of the report.
+        material: A concept that is to be evaluated.
+
+    Raises:
+        OutputFolderError: There are other files than copies where the copies go.
+    """
+    place = _place_of_copies(folder, material)
+    files = sorted(place.iterdir()) if place.is_dir() else []
+    strange = next((file for file in files if not is_noise(file) and not seems_there(file, _COPY)), None)
+    if strange is not None:
+        raise OutputFolderError(
+            f"{strange} is no copy that an evaluation made, and {place} is where the report keeps its copies of the"
+            " real pictures. Choose another --output_dir, or move such files to another folder."
+        )
 
 
 class Session:
@@ -62,6 +85,9 @@ class Session:
         folder: Folder of the report.
         materials: The concepts, one for each place of a prompt.
 
+    Raises:
+        OutputFolderError: Files of somebody's own lie where copies of the real pictures go.
+
     Attributes:
         subjects: Whose pictures were made; filled by `scores`.
         notes: What a reader has to know beside the protocol's notes; filled by `scores`.
@@ -70,6 +96,8 @@ class Session:
     def __init__(self, pipeline: DiffusionPipeline, rules: Rules, folder: Path, materials: Sequence[Material]) -> None:
         self.pipeline, self.rules, self.folder = pipeline, rules, folder
         self.materials = tuple(materials)
+        for material in self.materials:
+            check_place_of_copies(folder, material)
         self.gallery = Gallery(folder / PICTURES)
         self.subjects: tuple[Subject, ...] = ()
         self.notes: tuple[str, ...] = ()
@@ -156,9 +184,10 @@ class Session:
         fitting = [prompt for prompt in self.rules.prompts if prompt.aim != "obedience"]
         prompt = (fitting or self.rules.prompts)[0]
         texts = [candidate.text(prompt) for candidate in candidates]
-        made = self.gallery.pictures(self.pipeline, Wanted((), texts, CAPTION_SEEDS, self.rules.settings))
+        seeds = caption_seeds(self.rules.seeds)
+        made = self.gallery.pictures(self.pipeline, Wanted((), texts, seeds, self.rules.settings))
         self.notes += (
-            f"The caption is the best of {len(candidates)}, chosen by {metric.name} on {len(CAPTION_SEEDS)} other"
+            f"The caption is the best of {len(candidates)}, chosen by {metric.name} on {len(seeds)} other"
             f" seeds of {prompt.text!r}.",
         )
         return choose_caption(candidates, made, metric, material.references)
@@ -229,10 +258,14 @@ class Session:
         for number, picture in enumerate(material.references):
             small = picture.copy()
             small.thumbnail((_REFERENCE_SIDE, _REFERENCE_SIDE), Image.Resampling.LANCZOS)
-            file = self.folder / REFERENCES / material.concept.name / f"{number:03d}.png"
-            write_picture(file, small, "", {})
+            file = _place_of_copies(self.folder, material) / f"{number:03d}.png"
+            write_picture(file, small, _COPY, {})
             names.append(self._relative(file))
         return tuple(names)
+
+
+def _place_of_copies(folder: Path, material: Material) -> Path:
+    return folder / REFERENCES / material.concept.name
 
 
 def _score(metric: Metric, subject: str, values: Sequence[float], prompt: str | None) -> Score:

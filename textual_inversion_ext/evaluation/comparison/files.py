@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 
 from textual_inversion_ext.atomic import atomic_write
+from textual_inversion_ext.errors import OutputFolderError
 from textual_inversion_ext.evaluation.comparison.bootstrap import Interval
 from textual_inversion_ext.evaluation.comparison.drawing import Drawing
 from textual_inversion_ext.evaluation.comparison.plot import Point, plot
 from textual_inversion_ext.evaluation.comparison.tables import Comparison, Row, Table
 from textual_inversion_ext.evaluation.score import REAL_PICTURES
 
-__all__ = ["COLUMNS", "plot_of", "to_csv", "to_html", "to_markdown", "write_comparison"]
+__all__ = ["COLUMNS", "check_folder", "plot_of", "to_csv", "to_html", "to_markdown", "write_comparison"]
 
 COLUMNS = (
     ("model_and_protocol", "run", "kind", "concept", "metric", "mean", "low", "high", "concepts", "pictures")
@@ -24,9 +24,31 @@ COLUMNS = (
 )  # fmt: skip
 """Columns of the CSV file: one line per run, concept and metric; concept is "" in lines about the mean."""
 
-_PLOT = re.compile(r"comparison(-\d+)?\.png")
+_PAGE, _TABLE = "comparison.html", "comparison.csv"
 # A spreadsheet takes text that begins like this for a formula and runs it.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def check_folder(folder: str | Path, tables: int = 1) -> None:
+    """Refuse to replace what no comparison wrote.
+
+    Args:
+        folder: Where a comparison is to go.
+        tables: How many tables it has; each may have a plot.
+
+    Raises:
+        OutputFolderError: It is a file, or holds files of a comparison's names without a comparison's table.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise OutputFolderError(f"{folder} is a file; give the name of a folder.")
+    plots = [_plot_name(number) for number in range(1, tables + 1)]
+    names = [name for name in (_PAGE, _TABLE, *plots) if (folder / name).exists()]
+    if names and _table_text(folder) is None:
+        raise OutputFolderError(
+            f"{folder} holds {', '.join(names)}, and no {_TABLE} says that a comparison wrote it. Choose another"
+            " --output_dir, or move these files away."
+        )
 
 
 def write_comparison(comparison: Comparison, folder: str | Path, title: str = "Comparison") -> list[Path]:
@@ -42,20 +64,23 @@ def write_comparison(comparison: Comparison, folder: str | Path, title: str = "C
         ``comparison-2.png`` and so on.
 
     Raises:
+        OutputFolderError: The folder holds files of these names that no comparison wrote.
         StorageError: They cannot be written.
     """
     folder = Path(folder)
-    written = [folder / "comparison.html", folder / "comparison.csv"]
+    check_folder(folder, len(comparison.tables))
+    earlier = _plots_of(_table_text(folder) or "")
+    written = [folder / _PAGE, folder / _TABLE]
+    atomic_write(written[1], to_csv(comparison))  # first: by it the others are known to be of a comparison
     atomic_write(written[0], to_html(comparison, title))
-    atomic_write(written[1], to_csv(comparison))
     drawings = [plot_of(table, title) for table in comparison.tables]
     for number, drawing in enumerate(drawings, start=1):
         if drawing is not None:
-            written.append(folder / ("comparison.png" if number == 1 else f"comparison-{number}.png"))
+            written.append(folder / _plot_name(number))
             atomic_write(written[-1], drawing.to_png())
-    for old in folder.glob("comparison*.png"):  # A plot of an earlier comparison would pass for one of this.
-        if _PLOT.fullmatch(old.name) and old not in written:
-            old.unlink(missing_ok=True)
+    for name in earlier:  # A plot of an earlier comparison would pass for one of this.
+        if folder / name not in written:
+            (folder / name).unlink(missing_ok=True)
     return written
 
 
@@ -154,6 +179,25 @@ def shown(value: Interval) -> str:
         For example ``0.812 [0.790, 0.834]``.
     """
     return f"{value.mean:.3f}" + ("" if value.low is None else f" [{value.low:.3f}, {value.high:.3f}]")
+
+
+def _plot_name(number: int) -> str:
+    return "comparison.png" if number == 1 else f"comparison-{number}.png"
+
+
+def _table_text(folder: Path) -> str | None:
+    """The table that a comparison left in a folder, or None if there is none."""
+    try:
+        text = (folder / _TABLE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return text if text.startswith(COLUMNS[0]) else None
+
+
+def _plots_of(text: str) -> list[str]:
+    """Names of the plots that a comparison can have left: its tables are numbered, and each has a run of its own."""
+    runs = {line["run"] for line in csv.DictReader(io.StringIO(text)) if line.get("kind") == "run"}
+    return [_plot_name(number) for number in range(1, len(runs) + 1)]
 
 
 def _lines(table: Table, row: Row) -> Iterator[list[object]]:

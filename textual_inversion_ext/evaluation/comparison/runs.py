@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from textual_inversion_ext.errors import ReportError
-from textual_inversion_ext.evaluation.report import REAL_PICTURES, REPORT_FILE, EvaluationReport
+from textual_inversion_ext.evaluation.report import CLASS_WORD, REAL_PICTURES, REPORT_FILE, EvaluationReport
 from textual_inversion_ext.run_file import full_path
 
 __all__ = [
@@ -69,7 +69,8 @@ def read_run(path: str | Path, name: str | None = None) -> EvaluatedRun:
 def difference_of(one: EvaluatedRun, other: EvaluatedRun, axes: tuple[str, str]) -> str:
     """Say why two runs cannot be compared.
 
-    Prompts have to agree concept by concept: some protocols ask other things of pets than of backpacks.
+    Prompts have to agree concept by concept: some protocols ask other things of pets than of backpacks. So have class
+    words where they stand in the texts that pictures are scored with.
 
     Args:
         one: A run.
@@ -83,11 +84,23 @@ def difference_of(one: EvaluatedRun, other: EvaluatedRun, axes: tuple[str, str])
         for theirs in other.reports:
             pairs = zip(_RULES, _rules(mine, axes), _rules(theirs, axes), strict=True)
             found = [f"{name}: {left} and {right}" for name, left, right in pairs if left != right]
-            if mine.concept.token == theirs.concept.token and mine.protocol.prompts != theirs.protocol.prompts:
-                found.append("other prompts")
+            if mine.concept.token == theirs.concept.token:
+                found += _other_texts(mine, theirs)
             if found:
                 return "; ".join(found)
     return ""
+
+
+def _other_texts(mine: EvaluationReport, theirs: EvaluationReport) -> list[str]:
+    """What differs in the texts that two reports of one concept score with."""
+    found = [] if mine.protocol.prompts == theirs.protocol.prompts else ["other prompts"]
+    if mine.protocol.text_mode == theirs.protocol.text_mode == "class":
+        # Of several words in a prompt only the phrase, which a report without that baseline lacks, tells them all.
+        phrases = [report.phrase(CLASS_WORD) for report in (mine, theirs)]
+        left, right = phrases if all(phrases) else [report.concept.class_word for report in (mine, theirs)]
+        if left != right:
+            found.append(f"class word of {mine.concept.token}: {left} and {right}")
+    return found
 
 
 def _rules(report: EvaluationReport, axes: tuple[str, str]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from textual_inversion_ext.errors import ReportError
+from textual_inversion_ext.evaluation.comparison.baselines import baselines_of, is_real
 from textual_inversion_ext.evaluation.comparison.bootstrap import Interval, bootstrap_mean
 from textual_inversion_ext.evaluation.comparison.runs import (
     EvaluatedRun,
@@ -14,9 +15,8 @@ from textual_inversion_ext.evaluation.comparison.runs import (
     facts_of,
     metric_named,
     notices_of,
-    picture_facts,
 )
-from textual_inversion_ext.evaluation.report import INITIAL_ROWS, REAL_PICTURES, WORD, EvaluationReport
+from textual_inversion_ext.evaluation.report import WORD, EvaluationReport
 
 __all__ = ["AXES", "Comparison", "Row", "Table", "compare"]
 
@@ -137,7 +137,9 @@ def _table(runs: Sequence[EvaluatedRun], axes: tuple[str, str]) -> Table:
         inside = {metric: found.only(over) for metric, found in scores.items()}
         differences = {} if run is runs[0] else {m: d for m in metrics if (d := _above(inside[m], first[m]))}
         rows.append(_row(run.name, False, inside, scores, differences, told))
-    rows += _baselines(runs, over, metrics)
+    for baseline in baselines_of(runs, over):
+        scores = _scores(baseline.reports, baseline.subject, over, metrics)
+        rows.append(_row(baseline.name, True, scores, scores, {}, {}))
     first_report = runs[0].reports[0]
     return Table(
         rules=f"model {first_report.concept.base_model}, protocol {first_report.protocol.name}",
@@ -183,7 +185,7 @@ def _by_prompt(report: EvaluationReport, metric: str, subject: str) -> list[list
         return []
     each: list[float | None] = [*score.per_image] or [score.mean]
     seeds = len(report.protocol.seeds)
-    if _is_real(subject) or not seeds or len(each) % seeds:
+    if is_real(subject) or not seeds or len(each) % seeds:
         prompts = [each]
     else:
         prompts = [each[first : first + seeds] for first in range(0, len(each), seeds)]
@@ -224,32 +226,3 @@ def _above(run: _Scored, first: _Scored) -> Interval | None:
         apart = [[a - b for a, b in zip(*two, strict=True)] for two in zip(mine, theirs, strict=True)]
         return bootstrap_mean([apart], independent=run.independent)
     return bootstrap_mean([[[bootstrap_mean([a]).mean - bootstrap_mean([b]).mean]] for a, b in pairs])
-
-
-def _baselines(runs: Sequence[EvaluatedRun], concepts: Sequence[str], metrics: Sequence[str]) -> list[Row]:
-    """Every subject but the word, once; several times where the runs made its pictures in different ways."""
-    reports: dict[tuple[str, tuple[tuple[str, str], ...]], dict[str, EvaluationReport]] = {}
-    for run in runs:
-        facts = facts_of(run)
-        for report in run.reports:
-            for subject in report.subjects:
-                if subject != WORD and report.concept.token in concepts:
-                    made = {} if _is_real(subject) else dict(picture_facts(report))
-                    made |= {n: facts[n] for n in ("vectors", "initializer") if subject == INITIAL_ROWS and n in facts}
-                    key = (subject, tuple(sorted(made.items())))
-                    reports.setdefault(key, {}).setdefault(report.concept.token, report)
-    subjects = dict.fromkeys(subject for subject, _ in reports)
-    rows = []
-    for subject in subjects:
-        variants = [(dict(made), found) for (name, made), found in reports.items() if name == subject]
-        told = distinct_facts([made for made, _ in variants])
-        for (_, found), facts in zip(variants, told, strict=True):
-            scores = _scores(list(found.values()), subject, concepts, metrics)
-            rest = ", ".join(f"{name} {value}" for name, value in facts.items())
-            rows.append(_row(f"{subject} ({rest})" if rest else subject, True, scores, scores, {}, {}))
-    return rows
-
-
-def _is_real(subject: str) -> bool:
-    """Whether a subject's pictures were not made: no prompt, no seed, no setting belongs to them."""
-    return subject.startswith(REAL_PICTURES)
