@@ -44,12 +44,14 @@ class Word:
 
     Attributes:
         token: What one types in a prompt.
-        files: Its files for diffusers, one per text encoder that learned it.
+        files: Its files for diffusers, one per text encoder that learned it; none where diffusers cannot load them.
         ui_file: Its file for AUTOMATIC1111, ComfyUI and InvokeAI; None where there is none.
         num_vectors: How many rows the word stands for.
         learnable_property: ``"object"`` or ``"style"``.
         class_name: Coarse word for the thing, e.g. ``"dog"``.
         initializer: What its rows started from.
+        load_lines: Lines of Python that load it into ``pipe``; None for diffusers' own, one per file. They are copied
+            as they are, so they must come from code, never from what somebody typed.
     """
 
     token: str
@@ -59,6 +61,7 @@ class Word:
     learnable_property: str = "object"
     class_name: str | None = None
     initializer: str | None = None
+    load_lines: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.token.strip():

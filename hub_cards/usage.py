@@ -59,7 +59,7 @@ def diffusers_code(contents: CardContents) -> str:
     repository = python_string(contents.repo_id or ".")
     lines = list(base.load_lines or usual)
     for word in contents.words:
-        lines += [_load_line(repository, file) for file in word.files]
+        lines += word.load_lines or [_load_line(repository, file) for file in word.files]
     if contents.lora_file is not None:
         lines.append(_call("pipe.load_lora_weights", [repository, *_where(contents.lora_file)]))
     name = PurePosixPath(contents.words[0].ui_file or "picture").stem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from PIL.PngImagePlugin import PngInfo
 from tests.tiny import tiny_images
 from textual_inversion_ext.concept import ConceptSpec, LearnedConcept
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.files import save_concept
-from textual_inversion_ext.run_file import save_run
+from textual_inversion_ext.data.sources.collect import collect_samples, training_data_digest
+from textual_inversion_ext.files import load_concept, save_concept
+from textual_inversion_ext.run_file import load_run, save_run
 
 SECRET = "hf_" + "QwErTyUiOpAsDfGhJkLzXcVbNm12345678"
 """What looks like a real access token."""
@@ -47,7 +49,7 @@ def write_run(folder: Path, token: str = "<corgi>", *, report: bool = False, **s
         "learnable_property": "object",
         "initializer": str(folder / "start.safetensors"),
         "recipe": json.dumps({"tokenizer_name": str(folder / "tokenizer"), "learning_rate": 0.005}),
-        "training_data_digest": "ab" * 8,
+        "training_data_digest": training_data_digest(collect_samples(spec, config)[0]),
         "hardware": "Imaginary GPU 9000",
     }
     concept = LearnedConcept(token, {"clip_l": torch.linspace(-1, 1, 8).reshape(1, 8)}, facts)
@@ -71,6 +73,21 @@ def write_run(folder: Path, token: str = "<corgi>", *, report: bool = False, **s
     if report:
         _write_report(folder / "evaluation", token, config.pretrained_model_name_or_path)
     return folder
+
+
+def learn_without(folder: Path, name: str) -> None:
+    """Take a training picture away, and train again without it.
+
+    Args:
+        folder: The run's folder.
+        name: The picture.
+    """
+    (folder / "training" / name).unlink()
+    concept = load_concept(folder / "learned_embeds.safetensors")
+    config, (fields,) = load_run(folder / "config.json")
+    digest = training_data_digest(collect_samples(ConceptSpec.from_dict(fields), config)[0])
+    told = {**concept.metadata, "training_data_digest": digest}
+    save_concept(dataclasses.replace(concept, metadata=told), folder / "learned_embeds.safetensors")
 
 
 def _write_report(folder: Path, token: str, model: str) -> None:

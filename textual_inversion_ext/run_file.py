@@ -47,27 +47,37 @@ def located(config: TextualInversionConfig) -> TextualInversionConfig:
 
 
 def located_concept(concept: ConceptSpec) -> ConceptSpec:
-    """Name what a concept starts from, and its data set, as they are recorded.
+    """Name what a concept starts from, and its pictures, as they are recorded.
 
     Args:
         concept: What is learned.
 
     Returns:
-        The concept with the full path of an embedding file or of a data set's folder that lies here.
+        The concept with the full paths of an embedding file, of pictures and of a data set's folder that lie here.
     """
     initializer, images = concept.initializer, concept.images
     if ("/" in initializer or os.sep in initializer) and os.path.exists(initializer):
         initializer = os.path.abspath(initializer)
     if isinstance(images, HubDataset):
         images = dataclasses.replace(images, dataset_name=full_path(images.dataset_name))
+    elif isinstance(images, str | os.PathLike):
+        images = _full_place(images)
+    elif isinstance(images, list | tuple):
+        images = [_full_place(image) if isinstance(image, str | os.PathLike) else image for image in images]
     return dataclasses.replace(concept, initializer=initializer, images=images)
+
+
+def _full_place(path: str | os.PathLike[str]) -> str:
+    """The full path of a file or folder that is here; ``~`` is the home folder, as where pictures are read."""
+    place = os.path.expanduser(path)
+    return os.path.abspath(place) if os.path.exists(place) else os.fspath(path)
 
 
 def save_run(path: str | Path, config: TextualInversionConfig, concepts: Sequence[ConceptSpec]) -> None:
     """Write the file that repeats a run (``--config FILE``).
 
     How this one invocation dealt with an existing folder (overwriting, resuming) is left out; it is not part of it.
-    Models that lie here are written with their full paths.
+    What lies here is written with its full path, so that the file means the same in every folder.
 
     Args:
         path: The file, usually ``config.json`` in the output folder.

@@ -16,9 +16,13 @@ from hub_cards.contents import BaseModel, CardContents, EmbeddingFile, Word
 from hub_cards.usage import diffusers_code, places
 from tests.golden.cards.examples import corgi, sdxl
 from tests.tiny import tiny_pipeline
-from tests.tiny_families import rows, tiny_sdxl
+from tests.tiny_families import rows, tiny_flux, tiny_sd3, tiny_sdxl
 from textual_inversion_ext.concept import LearnedConcept
 from textual_inversion_ext.files import save_concept
+from textual_inversion_ext.pipelines.words.slots import slots_of
+from textual_inversion_ext.publishing.facts import card_contents
+from textual_inversion_ext.publishing.files import files_of_concept
+from textual_inversion_ext.publishing.run import FinishedRun
 
 
 def learned(pipeline: Any, token: str, count: int = 2, keys: tuple[str, ...] = ("clip_l",)) -> LearnedConcept:
@@ -65,6 +69,40 @@ def test_stable_diffusion_xl(keys: tuple[str, ...], tmp_path: Path, monkeypatch:
         tokenizer = getattr(pipe, encoder.replace("text_encoder", "tokenizer"))
         assert torch.equal(row_of(getattr(pipe, encoder), tokenizer, "<corgi>"), concept.vectors[key][0])
     assert (tmp_path / "picture.png").is_file()
+
+
+def published(encoders: dict[str, int], folder: Path) -> tuple[LearnedConcept, CardContents]:
+    """A word for text encoders of these widths, laid out as it is published, for the model in the same folder."""
+    vectors = {key: rows(2, width, seed) for seed, (key, width) in enumerate(encoders.items())}
+    concept = LearnedConcept("<corgi>", vectors, {"base_model": f"{folder}/model"})
+    files = files_of_concept(concept)
+    for name, content in files.files.items():
+        assert isinstance(content, bytes)
+        (folder / name).write_bytes(content)
+    return concept, card_contents(FinishedRun(folder, concept), files)
+
+
+@pytest.mark.parametrize("family", ["flux", "sd3"])
+def test_every_encoder_gets_its_own_rows(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """T5 is the second encoder of Flux, and the third of Stable Diffusion 3, into which diffusers loads no words."""
+    pipeline = {"flux": tiny_flux, "sd3": tiny_sd3}[family]()
+    pipeline.save_pretrained(tmp_path / "model")
+    slots = {slot.key: (suffix, slot.dim) for suffix, slot in slots_of(pipeline).items()}
+    assert slots["t5"][0] == {"flux": "_2", "sd3": "_3"}[family]
+    concept, contents = published({key: width for key, (_, width) in slots.items()}, tmp_path)
+    pipe = pasted(contents, tmp_path, monkeypatch)
+    for key, (suffix, _) in slots.items():
+        encoder, tokenizer = getattr(pipe, f"text_encoder{suffix}"), getattr(pipe, f"tokenizer{suffix}")
+        assert torch.equal(row_of(encoder, tokenizer, "<corgi>_1"), concept.vectors[key][1])
+
+
+@pytest.mark.parametrize("keys", [("t5",), ("clip_l", "clip_g", "t5", "llama"), ("gemma",), ("clip_g", "t5")])
+def test_rows_that_diffusers_has_no_place_for_are_named(keys: tuple[str, ...], tmp_path: Path) -> None:
+    _, contents = published(dict.fromkeys(keys, 8), tmp_path)
+    code = diffusers_code(contents)
+    assert f"these rows ({', '.join(keys)})" in code
+    assert "text_encoder" not in code
+    assert 'add_concept_loading(pipe).load_textual_inversion(".")' in code
 
 
 def test_several_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

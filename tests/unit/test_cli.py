@@ -12,6 +12,7 @@ from tests.runs import rows_of, save_images, save_model, start_cli, train_flags
 from textual_inversion_ext import ConfigError, LearnedConcept, TextualInversionConfig, __version__
 from textual_inversion_ext.cli.main import CLOSED, VERBS, main
 from textual_inversion_ext.cli.parser import IGNORED_FLAGS, HubRequest, TrainCommand, add_train_flags, read_train_flags
+from textual_inversion_ext.pipelines.loading import documented_sampling
 
 # The training command of diffusers' examples/textual_inversion/README.md, and an older form of it.
 README_COMMAND = [
@@ -167,6 +168,15 @@ def test_a_run_repeats_itself_bit_for_bit(tmp_path: Path) -> None:
     again = ["train", "--config", str(tmp_path / "out" / "config.json"), "--output_dir", str(tmp_path / "again")]
     assert main(again) == 0
     assert rows_of(tmp_path / "out").equal(rows_of(tmp_path / "again"))
+
+
+def test_the_help_of_generate_tells_the_built_in_models_own_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    steps, guidance = documented_sampling("pocket")
+    assert f"(pocket: {steps})" in shown
+    assert f"pocket {guidance:g})" in shown
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)

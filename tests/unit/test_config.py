@@ -50,6 +50,8 @@ def test_every_field_explains_itself(field: dataclasses.Field[Any]) -> None:
         ("learning_rate", -1e-3),
         ("learning_rate", float("nan")),
         ("learning_rate", float("inf")),
+        pytest.param("learning_rate", 10**400, id="learning_rate-huge"),
+        pytest.param("max_grad_norm", -(10**400), id="max_grad_norm-huge"),
         ("adam_beta1", 1.0),
         ("adam_beta2", -0.1),
         ("adam_epsilon", 0.0),
@@ -142,6 +144,25 @@ def test_run_file_says_where_models_are_that_lie_here(tmp_path: Path, monkeypatc
     assert second["initializer"] == "dog", "a word, as for the training"
     save_run("config.json", TextualInversionConfig(), concepts)
     assert load_run("config.json")[0].pretrained_model_name_or_path == "pocket", "the one that is built in"
+
+
+def test_run_file_says_where_pictures_are_that_lie_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read in another folder, a typed name would be no folder, or one with other pictures."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("photos", "home/mine"):
+        Path(name).mkdir(parents=True)
+    Path("photos/a.png").touch()
+    listed = ["photos/a.png", Path("photos/gone.png")]
+    given: dict[str, Any] = {"<a>": "photos/", "<b>": listed, "<c>": "~/mine", "<d>": Path("photos"), "<e>": "gone"}
+    save_run("config.json", TextualInversionConfig(), [ConceptSpec(*concept) for concept in given.items()])
+    assert [concept["images"] for concept in load_run("config.json")[1]] == [
+        str(tmp_path / "photos"),
+        [str(tmp_path / "photos" / "a.png"), "photos/gone.png"],
+        str(tmp_path / "home" / "mine"),
+        str(tmp_path / "photos"),
+        "gone",
+    ]
 
 
 def test_run_file_does_not_repeat_overwriting_and_resuming(tmp_path: Path) -> None:

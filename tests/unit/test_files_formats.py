@@ -75,6 +75,12 @@ def test_tiny_halves_are_told_apart_by_their_names(tmp_path: Path) -> None:
     assert {key: rows.shape[1] for key, rows in load_concept(tmp_path).vectors.items()} == {"clip_l": 4, "clip_g": 6}
 
 
+@pytest.mark.parametrize("name", ["learned_embeds_2000.bin", "learned_embeds_20-best.bin", "learned_embeds_2b.bin"])
+def test_a_number_of_steps_is_no_second_file(name: str, tmp_path: Path) -> None:
+    pickled(tmp_path / name, {"<a>": L})
+    assert_holds(load_concept(tmp_path / name), "<a>", {"clip_l": L}, "diffusers")
+
+
 @pytest.mark.parametrize(
     ("name", "other"),
     [

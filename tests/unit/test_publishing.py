@@ -32,7 +32,7 @@ from textual_inversion_ext.publishing import (
     write_card,
 )
 from textual_inversion_ext.publishing.citations import citations
-from textual_inversion_ext.publishing.cleaning import clean_text
+from textual_inversion_ext.publishing.cleaning import clean_picture, clean_text
 from textual_inversion_ext.run_file import load_run
 
 SETTINGS = PublishSettings("ann/corgi")
@@ -155,6 +155,26 @@ def test_pictures_hold_nothing_but_pixels(tmp_path: Path) -> None:
     preview = Image.open(write(tmp_path / "preview.png", contents(folder)["pictures/01.png"]))
     assert preview.getpixel((0, 0)) == (40, 0, 0), "the last preview"
     assert preview.info == {}
+
+
+@pytest.mark.parametrize("place", [*range(16), "comment", "behind the end"])
+def test_a_jpeg_has_no_place_for_text(place: int | str, tmp_path: Path) -> None:
+    """Pillow mentions few of the segments that a file may hold, and nothing of what lies behind its end."""
+    photo = tmp_path / "photo.jpg"
+    Image.new("RGB", (32, 16), "red").save(photo)
+    start, rest = photo.read_bytes()[:2], photo.read_bytes()[2:]
+    if place == "behind the end":
+        rest += b"Jane Doe\xff\xd9"
+    else:
+        mark = 0xFE if place == "comment" else 0xE0 + int(place)
+        start += bytes([0xFF, mark, 0, 2 + 8]) + b"Jane Doe"
+    photo.write_bytes(start + rest)
+    content, ending = clean_picture(photo)
+    assert ending == ".jpg"
+    assert b"Jane" not in content
+    clean = Image.open(write(tmp_path / "clean.jpg", content))
+    assert clean.size == (32, 16)
+    assert clean.getextrema() == Image.open(photo).getextrema()
 
 
 def test_only_our_own_pictures_tell_their_prompts(tmp_path: Path) -> None:
@@ -312,6 +332,23 @@ def test_the_pictures_go_only_when_asked(tmp_path: Path) -> None:
     assert card.data.datasets == ["ann/corgi-images"]
     settings = PublishSettings("ann/corgi", with_dataset=True, revision="dev")
     assert [publication.revision for publication in prepare_run(folder, settings, online=False)] == ["dev", "dev"]
+
+
+@pytest.mark.parametrize("change", ["taken away", "another", "a caption"])
+def test_only_pictures_that_were_learned_from_are_published(tmp_path: Path, change: str) -> None:
+    """Others may lie in their place by now, as private as can be."""
+    folder = write_run(tmp_path / "run", captions="captions")
+    settings = PublishSettings("ann/corgi", with_dataset=True)
+    assert prepare_run(folder, settings, online=False)
+    if change == "taken away":
+        (folder / "training" / "0.png").unlink()
+    elif change == "another":
+        Image.new("RGB", (16, 16), "red").save(folder / "training" / "0.png")
+    else:
+        (folder / "training" / "0.txt").write_text("my passport")
+    with pytest.raises(PublishError, match=r"others than it was learned from.*train again.*leave --with_dataset out"):
+        prepare_run(folder, settings, online=False)
+    assert len(prepare_run(folder, SETTINGS, online=False)) == 1
 
 
 def test_a_collection_has_a_repository_for_each_and_an_index(tmp_path: Path) -> None:

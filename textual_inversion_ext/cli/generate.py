@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from textual_inversion_ext import __version__
 from textual_inversion_ext.cli.model_flags import add_model_flags, check_lora_scale, common_model, placement
 from textual_inversion_ext.errors import ConfigError
+from textual_inversion_ext.pocket import GUIDANCE_SCALE, NUM_INFERENCE_STEPS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -59,14 +60,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=None,
         metavar="N",
-        help="Denoising steps. Default: the model's (pocket: 30).",
+        help=f"Denoising steps. Default: the model's (pocket: {NUM_INFERENCE_STEPS}).",
     )
     parser.add_argument(
         "--guidance_scale",
         type=float,
         default=None,
         metavar="X",
-        help="1 is off. Default: the model's (SD 7.5, SDXL 5, pocket 4).",
+        help=f"1 is off. Default: the model's (SD 7.5, SDXL 5, pocket {GUIDANCE_SCALE:g}).",
     )
     parser.add_argument("--width", type=int, default=None, help="Default: the model's own.")
     parser.add_argument("--height", type=int, default=None, help="Default: the model's own.")

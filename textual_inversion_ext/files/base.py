@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -54,6 +55,8 @@ RESERVED_KEYS = frozenset(
 # Of all text encoders in use, only these widths belong to one kind.
 _ENCODER_OF_WIDTH = {1280: "clip_g", 4096: "t5"}
 _DEFAULT_ENCODER = "clip_l"
+# `learned_embeds_2` and `learned_embeds_2-steps-500` of diffusers' SDXL script; `learned_embeds_2000` is a step's.
+_SECOND_FILE = re.compile(r"learned_embeds_2(-.*)?")
 
 # Twice the widest text encoder in use, and more vectors than any prompt has room for. A file of a few bytes can claim
 # any shape (stride 0), so this is checked before a single number is copied.
@@ -223,7 +226,7 @@ def encoder_of(tensor: Tensor, content: Content) -> str:
     told = content.metadata.get("encoder", "")
     if told in ENCODER_OF_KEY:
         return ENCODER_OF_KEY[told]
-    by_name = "clip_g" if content.stem.startswith("learned_embeds_2") else _DEFAULT_ENCODER
+    by_name = "clip_g" if _SECOND_FILE.fullmatch(content.stem) else _DEFAULT_ENCODER
     return _ENCODER_OF_WIDTH.get(tensor.shape[-1], by_name) if tensor.ndim else by_name
 
 

@@ -38,8 +38,6 @@ _PATH_INSIDE = re.compile(
     rf"(?<![\w/\\:.<>*~-])(?:(?:{_HOME})?/(?:[\w.@+~-]+/)+[\w.@+~-]*"
     r"|[A-Za-z]:[\\/](?:[\w.@+~ -]+[\\/])*[\w.@+~-]*|\\\\[\w.-]+\\(?:[\w.@+~$ -]+[\\/])*[\w.@+~$-]*)"
 )
-_ABOUT_PIXELS = {"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "icc_profile"}
-_ABOUT_PIXELS |= {"progressive", "progression", "adobe", "adobe_transform"}
 _LOSSLESS = ("PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
@@ -134,13 +132,13 @@ def clean_safetensors(file: Path) -> bytes | Path:
 
 
 def clean_picture(file: Path) -> tuple[bytes, str]:
-    """Take everything but the pixels out of a picture.
+    """Take everything but the pixels, and the colour profile that says what they mean, out of a picture.
 
     Args:
         file: The picture.
 
     Returns:
-        Its content and the ending for its name; a JPEG with nothing to take out is as it was.
+        Its content, written anew, and the ending for its name.
 
     Raises:
         PublishError: It is no picture.
@@ -148,13 +146,8 @@ def clean_picture(file: Path) -> tuple[bytes, str]:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        data = file.read_bytes()
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(file) as picture:
             kind = picture.format or ""
-            told = set(picture.info) - _ABOUT_PIXELS
-            # Written again it would lose a little; all other kinds are, without loss.
-            if kind == "JPEG" and not told and not picture.getexif() and data.endswith(b"\xff\xd9"):
-                return data, ".jpg"
             upright = ImageOps.exif_transpose(picture)
             bare = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
             # Pillow writes what `info` holds without being asked; of it only the colours' meaning stays.
@@ -164,6 +157,7 @@ def clean_picture(file: Path) -> tuple[bytes, str]:
             if kind in _LOSSLESS or bare.mode == "RGBA":
                 bare.save(written, "PNG", icc_profile=colours)
                 return written.getvalue(), ".png"
+            # A JPEG loses a little by this, but a file can hide text in more places than Pillow tells of.
             bare.save(written, "JPEG", quality=95, subsampling=0, icc_profile=colours)
             return written.getvalue(), ".jpg"
     except UnidentifiedImageError as error:

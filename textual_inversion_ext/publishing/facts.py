@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hub_cards.contents import BaseModel, CardContents, License, Word
+from hub_cards.escape import python_string
 from hub_cards.facts import Metric, Protocol, Score
 from textual_inversion_ext import __version__
 from textual_inversion_ext.concept import LearnedConcept
@@ -83,6 +84,7 @@ def card_contents(
         learnable_property=concept.metadata.get("learnable_property", "object"),
         class_name=concept.metadata.get("class_name"),
         initializer=clean_text(concept.metadata.get("initializer", "")) or None,
+        load_lines=None if files.embeddings else _own_load_lines(concept, repo_id),
     )
     return CardContents(
         words=(word,),
@@ -101,6 +103,17 @@ def card_contents(
         citations=citations(config, run.fields, report),
         library=f"textual-inversion-ext {concept.metadata.get('library_version', __version__)}",
         tags=tags,
+    )
+
+
+def _own_load_lines(concept: LearnedConcept, repo_id: str | None) -> tuple[str, ...]:
+    """How this library loads a word that plain diffusers has no place for."""
+    return (
+        "",
+        f"# Plain diffusers cannot load these rows ({', '.join(concept.vectors)}); pip install textual-inversion-ext",
+        "from textual_inversion_ext import add_concept_loading",
+        "",
+        f"add_concept_loading(pipe).load_textual_inversion({python_string(repo_id or '.')})",
     )
 
 

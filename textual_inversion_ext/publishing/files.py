@@ -32,7 +32,17 @@ PICTURES = "pictures"
 MOST_PICTURES = 8
 """As many pictures are published, unless more are asked for."""
 
-_ENCODERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5": "text_encoder_2"}
+# Where the pipelines into which diffusers loads words have their encoders: SD, SDXL's second alone, SDXL, Flux. Stable
+# Diffusion 3, PixArt and HiDream are none of them, and rows for T5 alone do not say whose T5 it is.
+_PLACES: dict[frozenset[str], dict[str, str]] = {
+    frozenset(places): places
+    for places in (
+        {"clip_l": "text_encoder"},
+        {"clip_g": "text_encoder_2"},
+        {"clip_l": "text_encoder", "clip_g": "text_encoder_2"},
+        {"clip_l": "text_encoder", "t5": "text_encoder_2"},
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +51,7 @@ class RepositoryFiles:
 
     Attributes:
         files: Path in the repository -> content, or the file that holds it.
-        embeddings: diffusers' files among them.
+        embeddings: Those among them that diffusers can load; none where it has no pipeline for all of them.
         ui_file: The one for other interfaces.
         lora: The LoRA's.
         pictures: The pictures among them, with their prompts.
@@ -69,10 +79,12 @@ def files_of_concept(concept: LearnedConcept) -> RepositoryFiles:
     clean = dataclasses.replace(concept, metadata=clean_metadata(concept.metadata))
     files: dict[str, bytes | Path] = {}
     embeddings = []
+    places = _PLACES.get(frozenset(concept.vectors))
     for number, (tensors, metadata) in enumerate(lay_out(clean, "diffusers")[1]):
         name = "learned_embeds.safetensors" if number == 0 else f"learned_embeds_{number + 1}.safetensors"
         files[name] = safetensors_bytes(tensors, metadata)
-        embeddings.append(EmbeddingFile(name, _ENCODERS.get(metadata["encoder"], "text_encoder")))
+        if places is not None:
+            embeddings.append(EmbeddingFile(name, places[metadata["encoder"]]))
     ui_file = None
     if TARGETS["webui"].takes(concept):
         ui_file = f"{concept.name}.safetensors"

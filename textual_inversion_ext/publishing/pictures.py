@@ -50,7 +50,7 @@ def dataset_publication(run: FinishedRun, settings: PublishSettings, previous: C
         ``train/0001.png``, ..., ``train/metadata.jsonl`` where there are captions, and a card.
 
     Raises:
-        PublishError: The pictures are not here any more.
+        PublishError: The pictures are not here any more, or are not those that were learned from.
         CardError: `previous` has text outside of its marked places.
     """
     repo_id = dataset_place(settings)
@@ -106,7 +106,9 @@ def _pictures(run: FinishedRun) -> list[tuple[bytes, str, str]]:
         skip_bad_images=config.skip_bad_images,
     )
     try:
-        samples, _ = collect_samples(ConceptSpec.from_dict(run.fields), plain)
+        spec = ConceptSpec.from_dict(run.fields)
+        samples, _ = collect_samples(spec, plain)
+        _check_same(run, spec, config)
     except TextualInversionError as error:
         raise PublishError(f"the run's pictures cannot be published: {error} Or leave --with_dataset out.") from error
     found = []
@@ -121,3 +123,19 @@ def _pictures(run: FinishedRun) -> list[tuple[bytes, str, str]]:
             picture.save(written, "JPEG", quality=95, subsampling=0)
         found.append((written.getvalue(), ".png" if lossless else ".jpg", clean_text(sample.caption or "")))
     return found
+
+
+def _check_same(run: FinishedRun, spec: ConceptSpec, config: TextualInversionConfig) -> None:
+    """Whatever lies in their place by now would be published, and look like what the word was learned from."""
+    from textual_inversion_ext.data.sources.collect import collect_samples, training_data_digest
+
+    digest = run.concept.metadata.get("training_data_digest")
+    # The masks of a model are a part of the digest, and publishing loads no model to make them again.
+    if digest is None or config.mask_model is not None:
+        return
+    samples, _ = collect_samples(spec, config)
+    if training_data_digest(samples) != digest:
+        raise PublishError(
+            f"where config.json says that the pictures of {run.concept.token} are, there are others than it was learned"
+            " from, or they have other captions or masks. Put those back, or train again with these."
+        )
