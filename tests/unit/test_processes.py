@@ -257,6 +257,6 @@ def test_going_back_to_a_checkpoint_of_other_processes_drops_what_came_after_it(
         (tmp_path / f"checkpoint-{step}" / "state.json").write_text("{}")
     (tmp_path / "steps.jsonl").touch()
     folder = RunFolder(tmp_path, [ConceptSpec(token, tmp_path) for token in ("<a>", "<b>")])
-    assert folder.leave(tmp_path / "checkpoint-2") == (tmp_path / "steps.jsonl", 2)
+    assert folder.drop_after(tmp_path / "checkpoint-2") == (tmp_path / "steps.jsonl", 2)
     assert [place.name for place in folder.checkpoints()] == ["checkpoint-2"]
-    assert folder.leave(tmp_path) is None and folder.leave(tmp_path.parent / "other" / "checkpoint-2") is None
+    assert folder.drop_after(tmp_path) is None and folder.drop_after(tmp_path.parent / "other" / "checkpoint-2") is None

@@ -13,7 +13,7 @@ from PIL import Image
 
 from textual_inversion_ext.concept import ConceptSpec, ImageSource, LearnedConcept
 from textual_inversion_ext.config import TextualInversionConfig
-from textual_inversion_ext.data.sources.collect import Sample, collect_samples, training_data_digest
+from textual_inversion_ext.data.sources.collect import Sample, collect_samples, learned_samples
 from textual_inversion_ext.data.sources.texts import read_text
 from textual_inversion_ext.errors import ConceptError, ConfigError, DataError, TextualInversionError
 from textual_inversion_ext.files import load_concept
@@ -247,19 +247,13 @@ def _samples(concept: LearnedConcept, source: Any, trained: Trained | None) -> l
 
 
 def _learned_from(source: Any, concept: LearnedConcept, trained: Trained) -> bool:
-    """Whether a run learned from these pictures.
-
-    A name does not tell: another folder of that name may lie where the run's own lay, or other pictures in it. The
-    fingerprint is of all that the run read, so it is read again by the run's own settings.
-    """
-    digest = concept.metadata.get("training_data_digest")
-    if digest is None or trained.config.mask_model is not None:  # a model would have to make the masks anew
-        return source is trained.spec.images
+    """Whether a run learned from these pictures: by their name, other ones may lie there by now."""
     try:
-        samples = collect_samples(replace(trained.spec, images=source), trained.config)[0]
+        digest = concept.metadata.get("training_data_digest")
+        samples = learned_samples(replace(trained.spec, images=source), trained.config, digest)
     except TextualInversionError:
         return False
-    return training_data_digest(samples) == digest
+    return source is trained.spec.images if samples is None else bool(samples)
 
 
 def _opened(sample: Sample) -> Image.Image:

@@ -127,14 +127,9 @@ def _pictures(run: FinishedRun) -> list[tuple[bytes, str, str]]:
 
 def _check_same(run: FinishedRun, spec: ConceptSpec, config: TextualInversionConfig) -> None:
     """Whatever lies in their place by now would be published, and look like what the word was learned from."""
-    from textual_inversion_ext.data.sources.collect import collect_samples, training_data_digest
+    from textual_inversion_ext.data.sources.collect import learned_samples
 
-    digest = run.concept.metadata.get("training_data_digest")
-    # The masks of a model are a part of the digest, and publishing loads no model to make them again.
-    if digest is None or config.mask_model is not None:
-        return
-    samples, _ = collect_samples(spec, config)
-    if training_data_digest(samples) != digest:
+    if learned_samples(spec, config, run.concept.metadata.get("training_data_digest")) == []:
         raise PublishError(
             f"where config.json says that the pictures of {run.concept.token} are, there are others than it was learned"
             " from, or they have other captions or masks. Put those back, or train again with these."

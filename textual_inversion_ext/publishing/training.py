@@ -93,15 +93,14 @@ def _images(run: FinishedRun) -> int | None:
 
     An evaluation may have had other pictures, so its report does not tell.
     """
-    place, config, digest = run.fields.get("images"), run.config, run.concept.metadata.get("training_data_digest")
-    if digest is None or config is None or config.mask_model is not None:
+    place, config = run.fields.get("images"), run.config
+    if config is None or not isinstance(place, str) or not Path(place).is_dir():
         return None
-    if not isinstance(place, str) or not Path(place).is_dir():
-        return None
-    from textual_inversion_ext.data.sources.collect import collect_samples, training_data_digest
+    from textual_inversion_ext.data.sources.collect import learned_samples
 
     try:
-        samples, _ = collect_samples(ConceptSpec.from_dict(dict(run.fields)), config)
+        digest = run.concept.metadata.get("training_data_digest")
+        samples = learned_samples(ConceptSpec.from_dict(dict(run.fields)), config, digest)
     except TextualInversionError:
         return None
-    return len(samples) if training_data_digest(samples) == digest else None
+    return len(samples) if samples else None

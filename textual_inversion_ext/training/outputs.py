@@ -177,7 +177,11 @@ class RunFolder:
 
     def _recorded(self) -> tuple[TextualInversionConfig | None, list[str]]:
         """Settings and tokens of the run that the folder holds; none if they are not ours or damaged."""
-        return _recorded_in(self.config_file)
+        try:
+            recorded, concepts = load_run(self.config_file)
+            return recorded, [str(concept["placeholder_token"]) for concept in concepts]
+        except (ConfigError, KeyError, TypeError):
+            return None, []
 
     def start(self, config: TextualInversionConfig, concepts: Sequence[ConceptSpec], *, keep: bool) -> None:
         """Make the folder ready: remove what an overwritten run left, write ``config.json``.
@@ -228,7 +232,7 @@ class RunFolder:
                 if _step_in(file) > step:
                     file.unlink(missing_ok=True)
 
-    def leave(self, checkpoint: Path) -> tuple[Path, int] | None:
+    def drop_after(self, checkpoint: Path) -> tuple[Path, int] | None:
         """Remove the checkpoints after the one that the run goes on from, where other processes than now wrote it.
 
         Args:
@@ -285,32 +289,15 @@ class RunFolder:
                 clear_pipeline(self.path)
         own = [folder for folder in self._folder_of.values() if folder != self.path]
         for folder in dict.fromkeys([*(self.path / name for name in names), *own]):
-            self._clear_concept(folder)
+            inside = RunFolder(folder, ())  # of one concept of the older run, or a run of that concept alone
+            if inside._recorded()[0] is not None:
+                inside._clear()
+                remove_empty(folder)
         self.config_file.unlink(missing_ok=True)
         clear_progress(self.path)
         for home in self._process_folders():
             clear_progress(home)
             remove_empty(home)
-
-    def _clear_concept(self, folder: Path) -> None:
-        """Remove what one concept of an older run left in a folder of its own, or a run of this concept alone."""
-        file = folder / self.config_file.name
-        if _recorded_in(file)[0] is None:
-            return
-        clear_embeddings(folder, [folder.name])
-        clear_lora(folder)
-        clear_progress(folder)
-        file.unlink()
-        remove_empty(folder)
-
-
-def _recorded_in(file: Path) -> tuple[TextualInversionConfig | None, list[str]]:
-    """Settings and tokens that a ``config.json`` holds; none if it is not ours or damaged."""
-    try:
-        recorded, concepts = load_run(file)
-        return recorded, [str(concept["placeholder_token"]) for concept in concepts]
-    except (ConfigError, KeyError, TypeError):
-        return None, []
 
 
 def _drop_checkpoints(home: Path, step: int) -> None:

@@ -183,7 +183,7 @@ class TextualInversionTrainer:
         if keep and processes.writes:
             folder.drop_later(step, [concept.placeholder_token for concept in processes.own])
         if processes.is_main:
-            if keep and checkpoint is not None and (log := whole.leave(checkpoint)) is not None:
+            if keep and checkpoint is not None and (log := whole.drop_after(checkpoint)) is not None:
                 trim_step_log(*log)
             whole.start(self.config, self.concepts, keep=keep)
             if keep and not processes.split:

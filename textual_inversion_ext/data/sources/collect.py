@@ -27,7 +27,7 @@ from textual_inversion_ext.data.sources.hub_datasets import load_hub_dataset
 from textual_inversion_ext.data.sources.tables import find_in_table
 from textual_inversion_ext.errors import DataError, ImageError
 
-__all__ = ["Sample", "SkippedImage", "collect_samples", "make_segmenter", "training_data_digest"]
+__all__ = ["Sample", "SkippedImage", "collect_samples", "learned_samples", "make_segmenter", "training_data_digest"]
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +169,27 @@ def training_data_digest(samples: Iterable[Sample]) -> str:
     for sample in samples:
         total.update(bytes.fromhex(sample.digest))
     return total.hexdigest()
+
+
+def learned_samples(spec: ConceptSpec, config: TextualInversionConfig, digest: str | None) -> list[Sample] | None:
+    """Collects the pictures of a concept again, if they still are those that it was learned from.
+
+    Args:
+        spec: The concept, as its run recorded it.
+        config: The run's settings; the fingerprint is of all that the run read by them.
+        digest: ``training_data_digest`` of the run; None if it is not known.
+
+    Returns:
+        The samples; none of them where there are others by now. None where that cannot be told: without a fingerprint,
+        and with masks of a model, which would have to make them anew.
+
+    Raises:
+        TextualInversionError: As for ``collect_samples``.
+    """
+    if digest is None or config.mask_model is not None:
+        return None
+    samples, _ = collect_samples(spec, config)
+    return samples if training_data_digest(samples) == digest else []
 
 
 class _Checker:
