@@ -390,13 +390,13 @@ def test_files_of_another_program_that_are_not_in_the_way_are_kept(overwrite: bo
 
 def test_several_concepts_do_not_replace_the_run_of_one_of_them(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    train(tmp_path, output_dir=out / "tok")
+    train(tmp_path, output_dir=out / "tok", validation_prompt="<tok>", num_validation_images=1)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     with pytest.raises(OutputFolderError, match=r"tok/config\.json"):
         train(tmp_path, spec("<tok>"), spec("<other>"))
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     train(tmp_path, spec("<tok>"), spec("<other>"), overwrite_output_dir=True)
-    assert sorted(path.name for path in (out / "tok").iterdir()) == [
+    assert sorted(path.name for path in (out / "tok").rglob("*") if path.is_file()) == [
         *("config.json", "learned_embeds.safetensors", "tok.safetensors"),
     ]
 
